@@ -1,0 +1,196 @@
+"""Budgets: reading them from marks and ini lines, and judging a span by them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from pytest_perfguard.errors import LimitError, MetricError, SettingError
+from pytest_perfguard.metrics import METRICS, Metric, lookup
+from pytest_perfguard.model import Level, Span, Status, Verdict
+from pytest_perfguard.units import parse
+
+_BUDGET_LINE = re.compile(r"(?:(?P<pattern>.+?)\s*:\s*)?(?P<limits>\w+\s*=.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A limit for one metric.
+
+    Attributes:
+        limit: in the metric's base unit.
+        where: what set it and where, e.g. ``perf_budget, tests/test_api.py:9``.
+        rule: the ini or command-line line that it came from, if it was not written on the test.
+    """
+
+    metric: Metric
+    limit: float
+    where: str
+    level: Level = Level.FAIL
+    rule: str | None = None
+
+
+def read_limits(
+    limits: Mapping[str, object], where: str, mistakes: list[str], rule: str | None = None
+) -> list[Budget]:
+    """Return the budgets of ``{"sql_queries": 3, ...}``; what is wrong goes to ``mistakes``."""
+    budgets = []
+    for name, value in limits.items():
+        try:
+            metric = lookup(name)
+            budgets.append(Budget(metric, parse(value, metric.unit), where, rule=rule))
+        except MetricError as error:
+            mistakes.append(f"{where}: {error}")
+        except LimitError as error:
+            mistakes.append(f"{where}: {name}: {error}")
+    return budgets
+
+
+def matches(pattern: str, nodeid: str) -> bool:
+    """Return whether a pattern covers a test.
+
+    It is compared with the node id and with its path; ``*`` crosses slashes, and the name of a
+    directory covers all below it.
+    """
+    path = nodeid.partition("::")[0]
+    return (
+        fnmatchcase(nodeid, pattern)
+        or fnmatchcase(path, pattern)
+        or path.startswith(pattern.rstrip("/") + "/")
+    )
+
+
+@dataclass(slots=True)
+class BudgetRule:
+    """A line of ``perfguard_budgets``; ``tests`` counts those that it covers."""
+
+    line: str
+    pattern: str
+    budgets: tuple[Budget, ...]
+    tests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LevelRule:
+    """A line of ``perfguard_level``."""
+
+    pattern: str
+    metric: str | None
+    level: Level
+
+
+@dataclass(slots=True)
+class Rules:
+    """The suite's defaults.
+
+    Raises:
+        SettingError: from :meth:`read`, with every mistake in every line.
+    """
+
+    budgets: list[BudgetRule] = field(default_factory=list)
+    levels: list[LevelRule] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, budget_lines: Iterable[str], level_lines: Iterable[str]) -> Rules:
+        """Read the lines of ``perfguard_budgets`` and ``perfguard_level``."""
+        mistakes: list[str] = []
+        rules = cls(
+            [rule for line in budget_lines if (rule := _budget_rule(line, mistakes))],
+            [rule for line in level_lines if (rule := _level_rule(line, mistakes))],
+        )
+        if mistakes:
+            raise SettingError("\n".join(mistakes))
+        return rules
+
+    def defaults(self, nodeid: str) -> dict[str, Budget]:
+        """Return the budgets that the rules give a test, by metric; later lines win."""
+        found: dict[str, Budget] = {}
+        for rule in self.budgets:
+            if matches(rule.pattern, nodeid):
+                rule.tests += 1
+                found |= {budget.metric.name: budget for budget in rule.budgets}
+        return found
+
+    def level(self, nodeid: str, metric: str) -> Level:
+        """Return what a breach of the metric does in a test; later lines win."""
+        level = Level.FAIL
+        for rule in self.levels:
+            if rule.metric in (None, metric) and matches(rule.pattern, nodeid):
+                level = rule.level
+        return level
+
+
+def _budget_rule(line: str, mistakes: list[str]) -> BudgetRule | None:
+    where = f"perfguard_budgets, {line!r}"
+    match = _BUDGET_LINE.fullmatch(line.strip())
+    if not match:
+        mistakes.append(f"{where}: write 'PATTERN: METRIC=LIMIT, METRIC=LIMIT'")
+        return None
+    limits: dict[str, object] = {}
+    for part in match["limits"].split(","):
+        name, equals, value = part.partition("=")
+        if part.strip() and not equals:
+            mistakes.append(f"{where}: {part.strip()!r} has no limit: write METRIC=LIMIT")
+        elif part.strip():
+            limits[name.strip()] = value.strip().strip("'\"")
+    pattern = match["pattern"] or "*"
+    return BudgetRule(line, pattern, tuple(read_limits(limits, where, mistakes, rule=line)))
+
+
+def _level_rule(line: str, mistakes: list[str]) -> LevelRule | None:
+    where = f"perfguard_level, {line!r}"
+    selector, _, level = (part.strip() for part in line.rpartition(":"))
+    words = selector.split()
+    metric = words.pop() if words and words[-1] in METRICS else None
+    if level not in tuple(Level):
+        mistakes.append(f"{where}: {level!r} is not a level: one of {', '.join(Level)}")
+    elif len(words) > 1:
+        mistakes.append(f"{where}: write 'PATTERN METRIC: LEVEL'")
+    elif words and words[0].isidentifier() and metric is None:
+        try:
+            lookup(words[0])
+        except MetricError as error:
+            mistakes.append(f"{where}: {error} A path pattern holds a '/', a '*' or a '.'.")
+    else:
+        return LevelRule(words[0] if words else "*", metric, Level(level))
+    return None
+
+
+def judge(span: Span, budgets: Iterable[Budget], unproven: Level) -> tuple[Verdict, ...]:
+    """Return a verdict for each budget.
+
+    Where nothing was observed that the metric is about, a limit of 0 is kept, and any other is
+    *unproven*: a test that has come loose from what it guards must not stay green. A limit that
+    was set for many tests by a pattern only informs then, since it cannot know which of them
+    have anything to observe.
+
+    Args:
+        unproven: what an unproven budget does.
+    """
+    return tuple(_verdict(span, budget, unproven) for budget in budgets)
+
+
+def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
+    metric = budget.metric
+    value = metric.measure(span)
+    status, level, reason = Status.OK, budget.level, ""
+    if not metric.observed(span):
+        if budget.limit or value is None:
+            status = Status.UNPROVEN
+            level = Level.WARN if budget.rule or Level.WARN in (level, unproven) else Level.FAIL
+            reason = "; ".join(span.notes) or _nothing_observed(metric, span)
+        if budget.limit == 0 and not metric.higher_is_better:
+            status = Status.OK
+    elif value is not None and not metric.keeps(value, budget.limit):
+        status = Status.OVER
+    return Verdict(
+        metric.name, span.name, value, budget.limit, status, level, budget.where, reason
+    )
+
+
+def _nothing_observed(metric: Metric, span: Span) -> str:
+    source = {"sql": "no SQL", "pool": "no checkout from a connection pool with a limit"}
+    what = source.get(metric.probe, "nothing")
+    return f"{what} was observed in {span.name}, so the budget proves nothing"

@@ -1,0 +1,36 @@
+"""What can go wrong, each with the place and the remedy in its message."""
+
+from __future__ import annotations
+
+
+class PerfguardError(Exception):
+    """Base of every error that perfguard raises on its own account."""
+
+
+class MetricError(PerfguardError, KeyError):
+    """A metric was asked for by a name that is not in the table."""
+
+    def __str__(self) -> str:
+        """Return the message as it is: ``KeyError`` would quote it."""
+        return str(self.args[0])
+
+
+class LimitError(PerfguardError, ValueError):
+    """A budget's limit cannot be read or makes no sense for its metric."""
+
+
+class SettingError(PerfguardError, ValueError):
+    """An option or ini value cannot be read."""
+
+
+class RunFileError(PerfguardError):
+    """A ``run.json`` cannot be read or written."""
+
+
+class MissingExtraError(PerfguardError, ImportError):
+    """An optional library is needed and not installed."""
+
+    def __init__(self, library: str, extra: str) -> None:
+        super().__init__(
+            f"{library} is not installed: pip install 'pytest-perfguard[{extra}]'", name=library
+        )

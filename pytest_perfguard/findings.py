@@ -1,0 +1,39 @@
+"""Patterns among the tallies of one span; pure functions of data.
+
+Both patterns are looked for inside one span and never across two: two requests that each run the
+same statement once repeat nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pytest_perfguard.model import Finding, Tally
+
+N_PLUS_ONE = "n_plus_one"
+DUPLICATES = "duplicates"
+WAIVABLE = tuple(f"sql_{pattern}" for pattern in (N_PLUS_ONE, DUPLICATES))
+
+
+def find(tallies: Iterable[Tally], threshold: int) -> tuple[Finding, ...]:
+    """Return the candidates among the tallies of one span, the most repeated first.
+
+    Args:
+        threshold: how many different parameter sets one operation needs, from one line, to be a
+            candidate N+1.
+    """
+    found: list[Finding] = []
+    for tally in tallies:
+        if tally.distinct >= threshold:
+            found.append(Finding(f"{tally.probe}_{N_PLUS_ONE}", tally, weight=1))
+        if tally.duplicates:
+            found.append(Finding(f"{tally.probe}_{DUPLICATES}", tally, weight=tally.duplicates))
+    return tuple(sorted(found, key=lambda finding: -finding.tally.count))
+
+
+def place(finding: Finding) -> tuple[str, str, str, int, str | None]:
+    """Return what makes two findings of different spans one: operation, line and subject."""
+    tally = finding.tally
+    site = tally.site
+    file, line = (site.file, site.line) if site else ("", 0)
+    return (finding.metric, tally.operation, file, line, tally.subject)

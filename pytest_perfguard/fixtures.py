@@ -1,0 +1,81 @@
+"""The ``perf`` fixture."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pytest_perfguard.budgets import Budget, read_limits
+from pytest_perfguard.errors import LimitError
+from pytest_perfguard.recorder import Measurement
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_perfguard.guard import Guard
+
+
+class Perf:
+    """What a test asks of perfguard while it runs."""
+
+    def __init__(self, guard: Guard, item: pytest.Item) -> None:
+        self._guard = guard
+        self._item = item
+
+    def measure(self, name: str, /, **limits: float | str) -> Block:
+        """Measure a block under a name, with budgets of its own.
+
+        ``with perf.measure("report", sql_queries=5) as m:`` gives every metric as ``m["..."]``,
+        inside the block and after it. Budgets are judged with those of the test, when it ends.
+
+        Args:
+            name: how the block is called in reports.
+            limits: a limit for each metric that is budgeted, written as in ``perf_budget``.
+
+        Raises:
+            LimitError: if a metric is unknown or a limit cannot be read; all mistakes at once.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"perf.measure needs a name first, as in measure('report'), not {name!r}")
+        frame = sys._getframe(1)
+        shown = self._guard.recorder.sites.show(frame.f_code.co_filename)
+        mistakes: list[str] = []
+        where = f"perf.measure, {shown}:{frame.f_lineno}"
+        budgets = read_limits(limits, where, mistakes)
+        if mistakes:
+            raise LimitError("\n".join(mistakes))
+        return Block(self._guard, self._item, name, budgets)
+
+
+class Block:
+    """A named block that is measured between ``__enter__`` and ``__exit__``."""
+
+    def __init__(self, guard: Guard, item: pytest.Item, name: str, budgets: list[Budget]) -> None:
+        self._guard = guard
+        self._item = item
+        self._name = name
+        self._budgets = guard.with_levels(item, budgets)
+        self._measurement: Measurement | None = None
+
+    def __enter__(self) -> Measurement:
+        if self._measurement is not None:
+            raise RuntimeError(f"the block {self._name!r} has been entered already")
+        recorder = self._guard.recorder
+        recorder.start()
+        span = recorder.open(self._name, "block")
+        span.explain |= any(budget.metric.on_request for budget in self._budgets)
+        self._measurement = Measurement(recorder, span)
+        return self._measurement
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._measurement is None:
+            raise RuntimeError(f"the block {self._name!r} has not been entered")
+        span = self._measurement.close()
+        if error is None:
+            self._guard.judge_block(self._item, span, self._budgets)

@@ -1,0 +1,254 @@
+"""The part of the plugin that runs tests under measurement; loaded when there is one to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
+from pytest_perfguard.errors import SettingError
+from pytest_perfguard.metrics import measure_all
+from pytest_perfguard.model import Level, Record, Span, Verdict
+from pytest_perfguard.options import option
+from pytest_perfguard.places import mark_line
+from pytest_perfguard.recorder import OpenSpan, Recorder, Settings
+from pytest_perfguard.reports.evidence import failure
+from pytest_perfguard.waivers import loaded_files
+
+_PROPERTY = "perfguard."
+
+
+class BudgetFailure(pytest.fail.Exception):
+    """A test passed by itself and did not keep its budgets."""
+
+    # pytest prints this name before the message, as it does for pytest.fail().
+    __module__ = "builtins"
+    __qualname__ = "Failed"
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to be done with one test, and what has come of it."""
+
+    budgets: tuple[Budget, ...] = ()
+    mistakes: tuple[str, ...] = ()
+    root: OpenSpan | None = None
+    verdicts: list[Verdict] = field(default_factory=list)
+    record: Record | None = None
+
+    @property
+    def explain(self) -> bool:
+        """Whether a budget asks for work that is not done otherwise."""
+        return any(budget.metric.on_request for budget in self.budgets)
+
+
+PLAN = pytest.StashKey[Plan]()
+
+
+class Guard:
+    """Measures and judges the tests of one process.
+
+    Raises:
+        SettingError: if an option cannot be read.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.rules = Rules.read(option(config, "budgets"), option(config, "level"))
+        self.measure_all: bool = option(config, "")
+        self.unproven = Level(option(config, "unproven"))
+        self.with_setup = option(config, "phases") == "setup+call"
+        threshold = option(config, "n_plus_one")
+        if threshold < 2:  # noqa: PLR2004 - one is no repeat
+            raise SettingError(f"perfguard_n_plus_one = {threshold}: it takes two to repeat")
+        self._root = config.rootpath
+        self.recorder = Recorder(
+            Settings(
+                root=config.rootpath,
+                packages=tuple(option(config, "packages")),
+                n_plus_one_threshold=threshold,
+                show_parameters=option(config, "show_parameters"),
+            )
+        )
+
+    # -- collection ------------------------------------------------------------------------
+
+    def plan(self, item: pytest.Item) -> Plan | None:
+        """Read what is wanted of a test; None if it is not to be measured."""
+        marks = list(item.iter_markers_with_node("perf_budget"))
+        budgets = self.rules.defaults(item.nodeid)
+        wanted = (
+            self.measure_all
+            or bool(marks or budgets)
+            or item.get_closest_marker("performance") is not None
+            or "perf" in getattr(item, "fixturenames", ())
+        )
+        if not wanted:
+            return None
+        mistakes: list[str] = []
+        for node, mark in reversed(marks):
+            for budget in self._read_mark(item, node, mark, mistakes):
+                budgets[budget.metric.name] = budget
+        plan = Plan(self.with_levels(item, budgets.values()), tuple(mistakes))
+        item.stash[PLAN] = plan
+        if item.get_closest_marker("performance") is None:
+            item.add_marker("performance")
+        return plan
+
+    def _read_mark(
+        self, item: pytest.Item, node: pytest.Item | pytest.Collector, mark: pytest.Mark, mistakes: list[str]
+    ) -> Iterable[Budget]:
+        if mark.args:
+            where = self._where(item, node, None)
+            shown = ", ".join(map(repr, mark.args))
+            mistakes.append(f"{where}: takes keywords only, as in sql_queries=3; got {shown}")
+        elif not mark.kwargs:
+            mistakes.append(f"{self._where(item, node, None)}: has no limit, as in sql_queries=3")
+        for name, value in mark.kwargs.items():
+            yield from read_limits({name: value}, self._where(item, node, name), mistakes)
+
+    def _where(self, item: pytest.Item, node: pytest.Item | pytest.Collector, keyword: str | None) -> str:
+        """Return where a mark was written, as ``perf_budget, file:line``."""
+        names = [
+            getattr(part, "originalname", None) or part.name
+            for part in node.listchain()
+            if isinstance(part, pytest.Class | pytest.Function)
+        ]
+        line = mark_line(item.path, tuple(names), "perf_budget", keyword)
+        path = item.path
+        shown = path.relative_to(self._root) if path.is_relative_to(self._root) else path
+        return f"perf_budget, {shown.as_posix()}" + (f":{line}" if line else "")
+
+    # -- running ---------------------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Begin to measure here where fixtures count too."""
+        plan = item.stash.get(PLAN, None)
+        if plan is not None:
+            plan.verdicts.clear()
+            plan.record = plan.root = None
+            if self.with_setup:
+                self.begin(item, plan)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Measure the test, and fail it if it passed without keeping its budgets."""
+        plan = item.stash.get(PLAN, None)
+        if plan is None:
+            return (yield)
+        if plan.mistakes:
+            pytest.fail("perfguard: " + "\n".join(plan.mistakes), pytrace=False)
+        if plan.root is None:
+            self.begin(item, plan)
+        passed = False
+        try:
+            result = yield
+            passed = True
+        finally:
+            self.end(item, plan)
+        if passed and plan.record is not None:
+            _raise_breaches(plan.record)
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Close what a failed set-up has left open."""
+        plan = item.stash.get(PLAN, None)
+        if plan is not None and plan.root is not None and not plan.root.closed:
+            self.recorder.close(plan.root)
+        return (yield)
+
+    def begin(self, item: pytest.Item, plan: Plan) -> None:
+        """Open the span of a test."""
+        self.recorder.start()
+        self.recorder.engines.clear()
+        self.recorder.passed_waivers.clear()
+        plan.root = self.recorder.open(item.name, "test")
+        plan.root.explain = plan.explain
+
+    def end(self, item: pytest.Item, plan: Plan) -> None:
+        """Close the span of a test and judge it."""
+        assert plan.root is not None
+        span = self.recorder.close(plan.root)
+        passed = self.recorder.passed_waivers
+        plan.record = Record(
+            nodeid=item.nodeid,
+            outcome="",
+            span=span,
+            metrics=measure_all(span),
+            verdicts=(*judge(span, plan.budgets, self.unproven), *plan.verdicts),
+            errors=tuple(f"{w.file}:{w.line}: {w.problem}" for w in passed if w.problem),
+            waivers={key: used for waiver, used in passed.items() for key in waiver.keys()},
+            engines=dict(self.recorder.engines),
+        )
+        others = [pair for pair in item.user_properties if not pair[0].startswith(_PROPERTY)]
+        metrics = [(_PROPERTY + name, value) for name, value in plan.record.metrics.items()]
+        item.user_properties[:] = others + metrics
+
+    def with_levels(self, item: pytest.Item, budgets: Iterable[Budget]) -> tuple[Budget, ...]:
+        """Return the budgets with what a breach of each does in this test."""
+        return tuple(
+            replace(budget, level=self.rules.level(item.nodeid, budget.metric.name))
+            for budget in budgets
+        )
+
+    def judge_block(self, item: pytest.Item, span: Span, budgets: Sequence[Budget]) -> None:
+        """Judge a named block: with its test, or at once where there is no test to wait for."""
+        verdicts = judge(span, budgets, self.unproven)
+        plan = item.stash.get(PLAN, None)
+        if plan is not None and plan.root is not None and not plan.root.closed:
+            plan.verdicts += verdicts
+        else:
+            _raise_breaches(Record(item.nodeid, "", span, verdicts=verdicts))
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Send the record with the report; keep a test's own failure first."""
+        report = yield
+        plan = item.stash.get(PLAN, None)
+        if plan is None or plan.record is None:
+            return report
+        if report.when == "call":
+            record = replace(plan.record, outcome=report.outcome)
+            if report.failed and not (call.excinfo and call.excinfo.errisinstance(BudgetFailure)):
+                breached = [verdict for verdict in record.verdicts if verdict.breached]
+                if breached or record.span.findings:
+                    report.sections.append(("perfguard", failure(record, breached)))
+            report.perfguard = record.to_dict()  # type: ignore[attr-defined] # extra data is kept
+        return report
+
+    # -- the end of the session ------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """Return what this process knows of the suite as a whole, as plain data."""
+        sites = self.recorder.sites
+        files = [file for file in loaded_files() if sites.is_user[file]]
+        waivers = self.recorder.waivers.in_files((sites.show(file), file) for file in files)
+        return {
+            "rules": {rule.line: rule.tests for rule in self.rules.budgets},
+            "waivers": [key for waiver in waivers for key in waiver.keys()],
+            "broken_waivers": [f"{w.file}:{w.line}: {w.problem}" for w in waivers if w.problem],
+        }
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.recorder.stop()
+
+
+def _raise_breaches(record: Record) -> None:
+    failing = [v for v in record.verdicts if v.breached and v.level is Level.FAIL]
+    if failing or record.errors:
+        raise BudgetFailure(failure(record, failing), pytrace=False)
+
+
+def mistakes_report(mistakes: Iterable[str], nodeid: str) -> pytest.CollectReport:
+    """Return a failed collection that shows every mistake of a module at once."""
+    lines = sorted(set(mistakes))
+    text = "\n".join(["perfguard: budgets that cannot be read", *(f"  {line}" for line in lines)])
+    return pytest.CollectReport(nodeid, "failed", text, [])

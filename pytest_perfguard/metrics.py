@@ -1,0 +1,220 @@
+"""The table of metrics. One entry is all that a metric needs to be a keyword of ``perf_budget``,
+a name in ini files, a column in reports and a line of ``perfguard explain``.
+
+A metric is a pure function of a span and everything inside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from pytest_perfguard.errors import MetricError
+from pytest_perfguard.findings import place
+from pytest_perfguard.model import Span, Tally
+from pytest_perfguard.units import Unit
+
+# Kinds of statements that no metric counts: what a database or its driver needs for itself.
+UNCOUNTED = ("transaction", "connect")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A named number of a span.
+
+    Attributes:
+        measure: returns the value in the base unit, or None where nothing was observed that it
+            could be taken from.
+        probe: name of the probe that it rests on.
+        help: what is counted, in one sentence.
+        guide: the limit that the performance guide gives, as it would be written in a budget.
+        higher_is_better: a budget is a floor, not a ceiling.
+        on_request: costs extra work in the run, so it is only measured where it is budgeted.
+        tallied: its value is made of tallies, so that without any it proves nothing; False for
+            levels, which are None where nothing was observed.
+    """
+
+    name: str
+    unit: Unit
+    probe: str
+    measure: Callable[[Span], float | None]
+    help: str
+    guide: str | None = None
+    higher_is_better: bool = False
+    on_request: bool = False
+    tallied: bool = True
+
+    def observed(self, span: Span) -> bool:
+        """Return whether the span holds anything that this metric is about."""
+        if self.measure(span) is None:
+            return False
+        return not self.tallied or any(True for _ in _tallies(span, self.probe))
+
+    def keeps(self, value: float, limit: float) -> bool:
+        """Return whether the value is within the limit."""
+        return value >= limit if self.higher_is_better else value <= limit
+
+
+def _tallies(span: Span, probe: str) -> Iterator[Tally]:
+    for part in span.walk():
+        for tally in part.tallies:
+            if tally.probe == probe and tally.kind not in UNCOUNTED:
+                yield tally
+
+
+def _count(span: Span) -> float:
+    return sum(tally.count for tally in _tallies(span, "sql"))
+
+
+def _sum(name: str) -> Callable[[Span], float]:
+    return lambda span: sum(tally.sums.get(name, 0) for tally in _tallies(span, "sql"))
+
+
+def _peak(name: str) -> Callable[[Span], float]:
+    return lambda span: max((t.peaks.get(name, 0.0) for t in _tallies(span, "sql")), default=0.0)
+
+
+def _places(metric: str) -> Callable[[Span], float]:
+    def measure(span: Span) -> float:
+        return len(
+            {
+                place(finding)
+                for part in span.walk()
+                for finding in part.findings
+                if finding.metric == metric and finding.waiver is None
+            }
+        )
+
+    return measure
+
+
+def _weight(metric: str) -> Callable[[Span], float]:
+    return lambda span: sum(
+        finding.weight
+        for part in span.walk()
+        for finding in part.findings
+        if finding.metric == metric and finding.waiver is None
+    )
+
+
+def _level(name: str) -> Callable[[Span], float | None]:
+    return lambda span: max(
+        (part.peaks[name] for part in span.walk() if name in part.peaks), default=None
+    )
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "sql_queries",
+            Unit.COUNT,
+            "sql",
+            _count,
+            "Statements that the code asked for. A flush, an executemany, an insertmanyvalues or "
+            "a select-in load counts once, however many batches it is sent in; a failed "
+            "statement counts; transaction control (BEGIN, SAVEPOINT, COMMIT, ...) does not.",
+        ),
+        Metric(
+            "sql_roundtrips",
+            Unit.COUNT,
+            "sql",
+            _sum("roundtrips"),
+            "Cursor executions: each batch of a statement is one.",
+        ),
+        Metric(
+            "sql_rows",
+            Unit.COUNT,
+            "sql",
+            _sum("rows"),
+            "Rows fetched by the code. Keys that a database returns for inserted rows are not "
+            "counted.",
+        ),
+        Metric(
+            "sql_time",
+            Unit.SECONDS,
+            "sql",
+            _sum("seconds"),
+            "Wall time spent in cursor executions, all statements together.",
+        ),
+        Metric(
+            "sql_slowest",
+            Unit.SECONDS,
+            "sql",
+            _peak("seconds"),
+            "Wall time of the slowest cursor execution.",
+            guide="100ms",
+        ),
+        Metric(
+            "sql_n_plus_one",
+            Unit.COUNT,
+            "sql",
+            _places("sql_n_plus_one"),
+            "Candidate N+1s: lines that ran one statement again and again within one span, each "
+            "time with other parameters.",
+        ),
+        Metric(
+            "sql_duplicates",
+            Unit.COUNT,
+            "sql",
+            _weight("sql_duplicates"),
+            "Reads that repeated an earlier read of the same span, with the same parameters, "
+            "while nothing had been written to their tables in between.",
+        ),
+        Metric(
+            "sql_commits",
+            Unit.COUNT,
+            "sql",
+            lambda span: sum(
+                tally.sums.get("commits", 0) for part in span.walk() for tally in part.tallies
+            ),
+            "COMMITs sent to a database. The end of a savepoint is none.",
+        ),
+        Metric(
+            "sql_errors",
+            Unit.COUNT,
+            "sql",
+            _sum("errors"),
+            "Statements that failed in the database or its driver.",
+        ),
+        Metric(
+            "sql_full_scans",
+            Unit.COUNT,
+            "sql",
+            lambda span: _sum("full_scans")(span) if "plans" in span.probes else None,
+            "Different statements with a WHERE that no index could serve, as the database plans "
+            "them. Asked by EXPLAIN, and only where this metric is budgeted.",
+            on_request=True,
+        ),
+        Metric(
+            "pool_peak",
+            Unit.SHARE,
+            "pool",
+            _level("pool_peak"),
+            "Largest share of a connection pool (size + overflow) that was in use at once.",
+            guide="80%",
+            tallied=False,
+        ),
+    )
+}
+
+
+def lookup(name: str) -> Metric:
+    """Return the metric of that name.
+
+    Raises:
+        MetricError: if there is none, with the nearest names.
+    """
+    try:
+        return METRICS[name]
+    except KeyError:
+        close = get_close_matches(name, METRICS, 1, cutoff=0.5)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Known metrics: {', '.join(METRICS)}."
+        raise MetricError(f"unknown metric {name!r}. {hint}") from None
+
+
+def measure_all(span: Span) -> dict[str, float]:
+    """Return every metric that the span gives a value for."""
+    values = ((name, metric.measure(span)) for name, metric in METRICS.items())
+    return {name: value for name, value in values if value is not None}

@@ -1,0 +1,310 @@
+"""The data that flows through perfguard: plain, frozen, and the same on both sides of a pipe.
+
+A :class:`Record` says what one test did and how it was judged; a :class:`Run` is all records of
+a session and where they were made. ``to_dict`` gives plain JSON data and ``from_dict`` reads it
+back, so a record survives the way from an xdist worker and a run the way through ``run.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+SCHEMA_VERSION = 1
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, StrEnum):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        # A lone surrogate in a statement or a node id would break every pipe it is sent through.
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value
+
+
+class _Data:
+    """Gives a frozen dataclass its plain form."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return this object as JSON data: dicts, lists, strings, numbers, booleans and None."""
+        plain: dict[str, Any] = _plain(self)
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Site(_Data):
+    """A line of the user's own code.
+
+    Attributes:
+        file: path below the root directory with forward slashes, or absolute outside it.
+        line: 1-based.
+        function: qualified name of the function that the line belongs to.
+        end_line: last line of the same expression (equal to ``line`` for most).
+        through: library function that the line called and that ran the operation, if it was not
+            the probed library itself, e.g. ``pydantic.main.BaseModel.model_validate``.
+        callers: the user's lines that led here, nearest first, as ``file:line in function``.
+    """
+
+    file: str
+    line: int
+    function: str
+    end_line: int
+    through: str | None = None
+    callers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{**data, "callers": tuple(data["callers"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Tally(_Data):
+    """All events of one operation from one line within one span, added up.
+
+    Attributes:
+        probe: who saw it, e.g. ``sql``.
+        operation: what was done, without any value, e.g. a statement with ``?`` for literals.
+        kind: class of the operation, as the probe defines it (SQL: ``read``, ``write``, ...).
+        label: short name for time lines, e.g. ``SELECT users``.
+        site: line that did it, or None where no line of the user's code was on the stack.
+        subject: what it was done for, e.g. ``Resource.owner`` for a lazy load.
+        fix: what to write instead when it repeats; code that can be pasted where possible.
+        facts: what else the probe knows, by name: ``cause`` (``lazy``, ``refresh``), ``error`` of
+            a failed statement, ``plan`` of one that scans a table.
+        count: logical operations.
+        repeats: those of ``count`` that could have been part of a batch.
+        distinct: different parameter sets among ``repeats``.
+        duplicates: operations that asked again for what the same span had asked for already.
+        sums: totals by name, e.g. ``roundtrips``, ``rows``, ``seconds``, ``errors``.
+        peaks: highest single values by name, e.g. ``seconds``.
+        samples: parameters of the first operations; only kept when the user asked for them.
+    """
+
+    probe: str
+    operation: str
+    kind: str
+    label: str
+    site: Site | None = None
+    subject: str | None = None
+    fix: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    count: int = 0
+    repeats: int = 0
+    distinct: int = 0
+    duplicates: int = 0
+    sums: Mapping[str, float] = field(default_factory=dict)
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    samples: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        site = data["site"]
+        return cls(
+            **{
+                **data,
+                "site": None if site is None else Site.from_dict(site),
+                "samples": tuple(data["samples"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moment(_Data):
+    """An entry of a span's time line: ``count`` operations in a row of the same label.
+
+    Times are in seconds; ``start`` counts from the beginning of the outermost span.
+    """
+
+    label: str
+    count: int
+    start: float
+    seconds: float
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding(_Data):
+    """A pattern worth a look: a candidate, never a proof.
+
+    Attributes:
+        metric: the metric that counts it, e.g. ``sql_n_plus_one``.
+        tally: the evidence.
+        weight: how much of the metric's value it makes up.
+        waiver: the reason that an inline waiver gives; a waived finding is not counted.
+    """
+
+    metric: str
+    tally: Tally
+    weight: int
+    waiver: str | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{**data, "tally": Tally.from_dict(data["tally"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Span(_Data):
+    """Something that was measured: a test's call phase, a named block, a request.
+
+    An event belongs to the innermost span that was open where it happened, so a span's own
+    tallies exclude those of its ``children``; :meth:`walk` gives both.
+
+    Attributes:
+        kind: ``test``, ``block`` or ``request``.
+        seconds: wall time from opening to closing.
+        calls: how many spans this one stands for; more than 1 where many were folded into one.
+        peaks: highest levels by name, e.g. ``pool_peak``.
+        probes: names of the probes that listened.
+        timeline_dropped: operations that no longer fitted into ``timeline``.
+    """
+
+    name: str
+    kind: str
+    seconds: float = 0.0
+    calls: int = 1
+    tallies: tuple[Tally, ...] = ()
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    timeline: tuple[Moment, ...] = ()
+    timeline_dropped: int = 0
+    probes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    children: tuple[Span, ...] = ()
+
+    def walk(self) -> Iterator[Span]:
+        """Yield this span and every span below it."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(
+            **{
+                **data,
+                "tallies": tuple(Tally.from_dict(item) for item in data["tallies"]),
+                "findings": tuple(Finding.from_dict(item) for item in data["findings"]),
+                "timeline": tuple(Moment.from_dict(item) for item in data["timeline"]),
+                "probes": tuple(data["probes"]),
+                "notes": tuple(data["notes"]),
+                "children": tuple(cls.from_dict(item) for item in data["children"]),
+            }
+        )
+
+
+class Level(StrEnum):
+    """What a breach does to the test."""
+
+    FAIL = "fail"
+    WARN = "warn"
+
+
+class Status(StrEnum):
+    """The outcome of judging one metric."""
+
+    OK = "ok"
+    OVER = "over budget"
+    UNPROVEN = "unproven"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict(_Data):
+    """One metric of one span against its limit.
+
+    ``value`` and ``limit`` are in the metric's base unit; ``value`` is None where nothing was
+    observed. ``where`` says where the limit was written, ``reason`` why it is unproven.
+    """
+
+    metric: str
+    span: str
+    value: float | None
+    limit: float
+    status: Status
+    level: Level
+    where: str
+    reason: str = ""
+
+    @property
+    def breached(self) -> bool:
+        """Whether the limit was not shown to be kept."""
+        return self.status is not Status.OK
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{**data, "status": Status(data["status"]), "level": Level(data["level"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Record(_Data):
+    """What one test did and how it was judged.
+
+    Attributes:
+        outcome: of the call phase: ``passed``, ``failed`` or ``skipped``.
+        span: the measured phase, with the blocks and requests inside it.
+        metrics: every metric of the span that was observed, in base units.
+        errors: mistakes that make the judgement void, such as a waiver without a reason.
+        waivers: inline waivers that were passed, as ``file:line metric``, and whether each one
+            covered a finding.
+        engines: one label for each database engine seen, e.g. ``postgresql+psycopg``, by an
+            identity that holds within one process.
+    """
+
+    nodeid: str
+    outcome: str
+    span: Span
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    verdicts: tuple[Verdict, ...] = ()
+    errors: tuple[str, ...] = ()
+    waivers: Mapping[str, bool] = field(default_factory=dict)
+    engines: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(
+            **{
+                **data,
+                "span": Span.from_dict(data["span"]),
+                "verdicts": tuple(Verdict.from_dict(item) for item in data["verdicts"]),
+                "errors": tuple(data["errors"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run(_Data):
+    """All records of a session and the environment they were made in."""
+
+    records: tuple[Record, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA_VERSION
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(
+            **{**data, "records": tuple(Record.from_dict(item) for item in data["records"])}
+        )

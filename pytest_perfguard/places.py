@@ -1,0 +1,84 @@
+"""Where in a test module a budget mark was written.
+
+A mark does not know its line, so the module is read once and its decorators and ``pytestmark``
+are looked through.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import lru_cache
+from pathlib import Path
+
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def mark_line(path: Path, names: tuple[str, ...], mark: str, keyword: str | None) -> int | None:
+    """Return the line of ``mark(keyword=...)`` on a function, class or module.
+
+    Args:
+        names: the classes and the function that lead to the marked object; empty for the module.
+        keyword: the argument whose line is wanted; None for the mark's own.
+
+    Returns:
+        Line of the keyword, of the decorated object where the mark is not written out on it, or
+        None where there is nothing to read.
+    """
+    tree = _parse(path)
+    if tree is None:
+        return None
+    if not names:
+        return _line_in_pytestmark(tree.body, mark, keyword)
+    body: list[ast.stmt] = tree.body
+    found: _Definition | None = None
+    for name in names:
+        # The last definition of a name is the one that is there at run time.
+        found = next(
+            (node for node in reversed(body) if isinstance(node, _Definition) and node.name == name),
+            None,
+        )
+        if found is None:
+            return None
+        body = found.body
+    if found is None:
+        return None
+    for decorator in found.decorator_list:
+        line = _line_in(decorator, mark, keyword)
+        if line is not None:
+            return line
+    if isinstance(found, ast.ClassDef):
+        line = _line_in_pytestmark(found.body, mark, keyword)
+        if line is not None:
+            return line
+    return found.lineno
+
+
+@lru_cache(maxsize=256)
+def _parse(path: Path) -> ast.Module | None:
+    try:
+        return ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _line_in_pytestmark(body: list[ast.stmt], mark: str, keyword: str | None) -> int | None:
+    for node in body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in targets):
+            return _line_in(node, mark, keyword)
+    return None
+
+
+def _line_in(node: ast.AST, mark: str, keyword: str | None) -> int | None:
+    for call in ast.walk(node):
+        if not isinstance(call, ast.Call):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else None
+        if name != mark:
+            continue
+        if keyword is None:
+            return call.lineno
+        for argument in call.keywords:
+            if argument.arg == keyword:
+                return argument.value.lineno
+    return None

@@ -1,0 +1,76 @@
+"""Asks a database whether an index could serve a statement.
+
+The question is not what the planner does today, on a test's few rows, but whether it has any
+choice: PostgreSQL is asked with sequential scans made unattractive, and SQLite prefers an index
+whenever one fits. A scan that remains is one that no index could replace.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from pytest_perfguard.fingerprint import Fingerprint
+
+_SAVEPOINT = "perfguard_explain"
+_SQLITE_SCAN = re.compile(r"^SCAN (?!\(|CONSTANT|SUBQUERY)(?:TABLE )?(\S+)(?! USING| VIRTUAL)(?: |$)")
+_POSTGRES_SCAN = re.compile(r"(?:Seq|Index|Index Only) Scan (?:Backward )?(?:using \S+ )?on \S+")
+
+
+def full_scan(
+    conn: Connection, statement: str, parameters: Any, found: Fingerprint
+) -> str | None:
+    """Return what the database says of a table that it must scan, or None.
+
+    A statement without a WHERE asks for the whole table and is no finding. The EXPLAIN goes
+    through a cursor of its own, so no listener hears it, and leaves the transaction as it was.
+    """
+    if " WHERE " not in found.text:
+        return None
+    connection = conn.connection
+    with closing(connection.cursor()) as cursor:
+        match conn.dialect.name:
+            case "sqlite":
+                return _sqlite(cursor, statement, parameters)
+            case "postgresql":
+                return _postgresql(cursor, statement, parameters)
+    return None
+
+
+def _sqlite(cursor: Any, statement: str, parameters: Any) -> str | None:
+    cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    for row in cursor.fetchall():
+        match = _SQLITE_SCAN.match(row[3])
+        if match or "AUTOMATIC" in row[3]:
+            return str(row[3])
+    return None
+
+
+def _postgresql(cursor: Any, statement: str, parameters: Any) -> str | None:
+    cursor.execute(f"SAVEPOINT {_SAVEPOINT}")
+    try:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(f"EXPLAIN {statement}", parameters)
+        lines = [str(row[0]) for row in cursor.fetchall()]
+    finally:
+        cursor.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
+        cursor.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
+    return _postgresql_scan(lines)
+
+
+def _postgresql_scan(plan: list[str]) -> str | None:
+    """Return the first node that reads a whole table to filter it.
+
+    An index scan with a filter but no condition is one too: it only reads in another order.
+    """
+    nodes = [number for number, line in enumerate(plan) if "->" in line or number == 0]
+    for start, end in zip(nodes, [*nodes[1:], len(plan)], strict=True):
+        match = _POSTGRES_SCAN.search(plan[start])
+        details = " ".join(plan[start + 1 : end])
+        if match and "Filter:" in details and "Cond:" not in details:
+            return match[0]
+    return None

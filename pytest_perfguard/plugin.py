@@ -1,0 +1,142 @@
+"""pytest's hooks. Every pytest with the plugin installed loads this module, so it imports nothing
+that a session without a measured test would not need; what such a session needs is imported in
+the hook that finds it out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_perfguard.errors import PerfguardError
+from pytest_perfguard.options import add_options, is_asked_for, option
+
+if TYPE_CHECKING:
+    from pytest_perfguard.fixtures import Perf
+    from pytest_perfguard.guard import Guard
+    from pytest_perfguard.suite import Suite
+
+_MARKERS = (
+    "perf_budget(METRIC=LIMIT, ...): fail the test if it costs more; see 'perfguard explain'.",
+    "performance: measure the test; perfguard gives it to every test that it measures.",
+)
+_GUARD = pytest.StashKey["Guard"]()
+_SUITE = pytest.StashKey["Suite"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Register the options."""
+    add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers, and read the options now if any of them is used."""
+    for line in _MARKERS:
+        config.addinivalue_line("markers", line)
+    try:
+        if is_asked_for(config):
+            _guard(config)
+            _suite(config)
+    except PerfguardError as error:
+        raise pytest.UsageError(f"perfguard: {error}") from None
+    config.pluginmanager.register(_Reports(config), "perfguard-reports")
+
+
+def _guard(config: pytest.Config) -> Guard:
+    """Return the guard of this process, making it at first use."""
+    guard = config.stash.get(_GUARD, None)
+    if guard is None:
+        from pytest_perfguard.guard import Guard  # noqa: PLC0415
+
+        guard = config.stash[_GUARD] = Guard(config)
+        config.pluginmanager.register(guard, "perfguard-guard")
+    return guard
+
+
+def _suite(config: pytest.Config) -> Suite:
+    """Return what is known of the whole session, making it at first use."""
+    suite = config.stash.get(_SUITE, None)
+    if suite is None:
+        from pytest_perfguard.suite import Suite  # noqa: PLC0415
+
+        suite = config.stash[_SUITE] = Suite()
+    return suite
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(
+    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Find the tests to measure, and report every budget that cannot be read, all at once."""
+    guard = config.stash.get(_GUARD, None)
+    mistakes: dict[str, list[str]] = {}
+    for item in items:
+        if guard is None and _is_measured(item):
+            guard = _guard(config)
+        plan = guard.plan(item) if guard is not None else None
+        if plan is not None and plan.mistakes:
+            mistakes.setdefault(item.nodeid.partition("::")[0], []).extend(plan.mistakes)
+    for nodeid, lines in mistakes.items():
+        from pytest_perfguard.guard import mistakes_report  # noqa: PLC0415
+
+        session.ihook.pytest_collectreport(report=mistakes_report(lines, nodeid))
+
+
+def _is_measured(item: pytest.Item) -> bool:
+    return "perf" in getattr(item, "fixturenames", ()) or any(
+        mark.name in ("perf_budget", "performance") for mark in item.iter_markers()
+    )
+
+
+@pytest.fixture
+def perf(request: pytest.FixtureRequest) -> Perf:
+    """Measure blocks of a test: ``with perf.measure("name", sql_queries=5) as m``."""
+    from pytest_perfguard.fixtures import Perf  # noqa: PLC0415
+
+    return Perf(_guard(request.config), request.node)
+
+
+class _Reports:
+    """Gathers records where reports arrive, be it from this process or from xdist's workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._is_worker = hasattr(config, "workerinput")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what a measured test sent with its report."""
+        record = report.__dict__.get("perfguard")
+        if record is not None and not self._is_worker:
+            _suite(self._config).add_record(record)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        """Stop listening, gather what is known of the whole suite, and write ``run.json``."""
+        guard = self._config.stash.get(_GUARD, None)
+        facts = None
+        if guard is not None:
+            facts = guard.facts()
+            guard.close()
+        if self._is_worker:
+            if facts is not None:
+                self._config.workeroutput["perfguard"] = facts  # type: ignore[attr-defined] # xdist's
+            return
+        if facts is not None:
+            _suite(self._config).add_facts(facts)
+        path = option(self._config, "json")
+        if path:
+            _suite(self._config).write(self._config.invocation_params.dir / path)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take over what an xdist worker knew."""
+        facts = getattr(node, "workeroutput", {}).get("perfguard")
+        if facts is not None:
+            _suite(self._config).add_facts(facts)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what was measured and what needs attention."""
+        suite = self._config.stash.get(_SUITE, None)
+        if suite is not None and not self._is_worker:
+            suite.report(self._config, terminalreporter)

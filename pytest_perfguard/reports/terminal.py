@@ -1,0 +1,120 @@
+"""The summary at the end of a session."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from pytest_perfguard.fingerprint import shorten
+from pytest_perfguard.metrics import UNCOUNTED
+from pytest_perfguard.model import Level, Record, Run, Status, Tally, Verdict
+from pytest_perfguard.reports.evidence import cause, headline, merged_findings, table
+from pytest_perfguard.units import Unit, show
+
+
+def summary(
+    run: Run, *, top: int, full: bool, notices: Iterable[str] = (), width: int = 100
+) -> list[str]:
+    """Return the lines of the summary.
+
+    Args:
+        notices: what is to be said of the suite as a whole.
+        top: length of each list.
+        full: show the top lists and every candidate, not only what needs attention.
+    """
+    lines = [*notices, *_warnings(run.records)]
+    if full and run.records:
+        lines += _top_list("most statements", run, top, "sql_queries", Unit.COUNT)
+        lines += _top_list("most time in SQL", run, top, "sql_time", Unit.SECONDS)
+        lines += _most_repeats(run, top, width)
+        lines += _candidates(run, top, width)
+    lines.append(denominator(run))
+    return lines
+
+
+def denominator(run: Run) -> str:
+    """Return what all numbers of the run are out of."""
+    queries = sum(record.metrics.get("sql_queries", 0) for record in run.records)
+    engines = {key for record in run.records for key in record.engines}
+    judged = [verdict for record in run.records for verdict in record.verdicts]
+    parts = [
+        f"{_number(len(run.records), 'test')} measured",
+        f"{_number(int(queries), 'statement')} on {_number(len(engines), 'engine')}",
+    ]
+    if judged:
+        by_status = Counter(verdict.status for verdict in judged)
+        counts = [f"{by_status[status]:,} {status}" for status in Status if by_status[status]]
+        parts.append(f"{_number(len(judged), 'budget')} judged: {', '.join(counts)}")
+    return ", ".join(parts)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _warnings(records: Iterable[Record]) -> list[str]:
+    lines: list[str] = []
+    for record in records:
+        told = [v for v in record.verdicts if v.breached and v.level is Level.WARN and not _quiet(v)]
+        if told:
+            lines.append(f"warning: {record.nodeid}: {headline(record, told)}")
+            lines += table(told)
+    return lines
+
+
+def _quiet(verdict: Verdict) -> bool:
+    """Return whether the verdict is one of a suite-wide default in a test without any SQL."""
+    return verdict.status is Status.UNPROVEN and verdict.where.startswith("perfguard_budgets")
+
+
+def _top_list(title: str, run: Run, top: int, metric: str, unit: Unit) -> list[str]:
+    ranked = sorted(run.records, key=lambda record: -record.metrics.get(metric, 0))
+    rows = [
+        (show(record.metrics[metric], unit), record.nodeid)
+        for record in ranked[:top]
+        if record.metrics.get(metric)
+    ]
+    width = max((len(value) for value, _ in rows), default=0)
+    return [f"{title}:", *(f"  {value:>{width}}  {nodeid}" for value, nodeid in rows)] if rows else []
+
+
+def _most_repeats(run: Run, top: int, width: int) -> list[str]:
+    most: dict[tuple[str, str], tuple[int, str]] = {}
+    for record in run.records:
+        for span in record.span.walk():
+            for tally in span.tallies:
+                if tally.count > 1 and tally.kind not in UNCOUNTED:
+                    line = _line(tally)
+                    most[line] = max(most.get(line, (0, "")), (tally.count, record.nodeid))
+    ranked = sorted(most.items(), key=lambda entry: -entry[1][0])[:top]
+    lines = ["most repeats in one span:"] if ranked else []
+    for (operation, site), (count, nodeid) in ranked:
+        lines.append(f"  {count:,}x {shorten(operation, width - 10)}")
+        lines.append(f"      at {site}, in {nodeid}")
+    return lines
+
+
+def _candidates(run: Run, top: int, width: int) -> list[str]:
+    tests: dict[tuple[object, ...], set[str]] = {}
+    for record in run.records:
+        for span in record.span.walk():
+            for finding in span.findings:
+                tests.setdefault(_line(finding.tally), set()).add(record.nodeid)
+    spans = (span for record in run.records for span in record.span.walk())
+    found = [f for f in merged_findings(spans) if "n_plus_one" in f.metric]
+    open_ones = [finding for finding in found if finding.waiver is None]
+    lines = [f"{_number(len(open_ones), 'candidate N+1')}:"] if open_ones else []
+    for finding in open_ones[: max(top, 1)]:
+        first, *rest = cause(finding, width - 2)
+        lines.append(f"  {first}, in {_number(len(tests[_line(finding.tally)]), 'test')}")
+        lines += [f"  {line}" for line in rest]
+    if len(open_ones) > top:
+        lines.append(f"  ... and {len(open_ones) - top} more")
+    waived = len(found) - len(open_ones)
+    if waived:
+        lines.append(f"{_number(waived, 'candidate N+1')} waived by a comment")
+    return lines
+
+
+def _line(tally: Tally) -> tuple[str, str]:
+    return (tally.operation, str(tally.site or "no line of your code"))

@@ -1,0 +1,94 @@
+"""``run.json``: the one exchange format. Every report is a function of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pytest_perfguard.errors import RunFileError
+from pytest_perfguard.model import SCHEMA_VERSION, Record, Run
+
+_NAMED_DISTRIBUTIONS = ("pytest", "pytest-perfguard", "sqlalchemy")
+
+
+def environment() -> dict[str, str]:
+    """Return what the numbers of a run depend on: interpreter, machine, versions."""
+    known = {
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+    }
+    for name in _NAMED_DISTRIBUTIONS:
+        try:
+            known[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return known
+
+
+def make_run(records: Iterable[Record]) -> Run:
+    """Return a run of the given records, ordered by node id, made here and now."""
+    return Run(tuple(sorted(records, key=lambda record: record.nodeid)), environment())
+
+
+def write_run(run: Run, path: Path) -> None:
+    """Write a run; the file is either the old one or the whole new one, never a part.
+
+    Parameters that were kept for the terminal are left out.
+
+    Raises:
+        RunFileError: if it cannot be written.
+    """
+    text = json.dumps(_without_samples(run.to_dict()), indent=1, ensure_ascii=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise RunFileError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read_run(path: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        RunFileError: if it is not there, not whole, or of a schema that is not known here.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFileError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RunFileError(f"{path} is not JSON: {error}") from error
+    schema = data.get("schema") if isinstance(data, dict) else None
+    if schema != SCHEMA_VERSION:
+        raise RunFileError(
+            f"{path} has schema {schema!r}, this version reads {SCHEMA_VERSION}: "
+            "write it again with --perfguard-json"
+        )
+    try:
+        return Run.from_dict(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RunFileError(f"{path} is not a run: {error!r}") from error
+
+
+def _without_samples(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {
+            key: [] if key == "samples" else _without_samples(item) for key, item in data.items()
+        }
+    if isinstance(data, list):
+        return [_without_samples(item) for item in data]
+    return data

@@ -1,0 +1,108 @@
+"""What is known when a session ends: the records of all its processes, and the loose ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_perfguard.errors import RunFileError
+from pytest_perfguard.model import Record, Run, Status
+from pytest_perfguard.options import option
+from pytest_perfguard.reports.terminal import summary
+from pytest_perfguard.runs import make_run, write_run
+
+
+class Suite:
+    """Gathers records and facts; belongs to the process that pytest reports in."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Mapping[str, Any]] = {}
+        self._rules: dict[str, int] = {}
+        self._waivers: set[str] = set()
+        self._broken_waivers: set[str] = set()
+        self._write_error: str | None = None
+
+    def add_record(self, record: Mapping[str, Any]) -> None:
+        """Keep the record of a test; a rerun's replaces the one before."""
+        self._records[record["nodeid"]] = record
+
+    def add_facts(self, facts: Mapping[str, Any]) -> None:
+        """Keep what one process knows of the suite; every worker collects all of it."""
+        for line, tests in facts["rules"].items():
+            self._rules[line] = max(tests, self._rules.get(line, 0))
+        self._waivers.update(facts["waivers"])
+        self._broken_waivers.update(facts["broken_waivers"])
+
+    def run(self) -> Run:
+        """Return all records as a run."""
+        return make_run(Record.from_dict(record) for record in self._records.values())
+
+    def write(self, path: Path) -> None:
+        """Write ``run.json``; a failure to do so is told in the report."""
+        try:
+            write_run(self.run(), path)
+        except RunFileError as error:
+            self._write_error = str(error)
+
+    def report(self, config: pytest.Config, terminal: pytest.TerminalReporter) -> None:
+        """Write the summary in pytest's own style."""
+        run = self.run()
+        full = bool(option(config, ""))
+        notices = self._notices(run, is_whole(config, terminal))
+        if not (run.records or notices or full):
+            return
+        lines = summary(
+            run,
+            top=option(config, "top"),
+            full=full,
+            notices=notices,
+            width=terminal._tw.fullwidth,  # noqa: SLF001 - pytest has no other way to ask
+        )
+        terminal.section("perfguard")
+        for line in lines:
+            markup = {"yellow": True} if line.startswith("warning:") else {}
+            terminal.write_line(line, **markup)
+
+    def _notices(self, run: Run, whole: bool) -> list[str]:
+        notices = [f"warning: {self._write_error}"] if self._write_error else []
+        notices += [f"warning: {waiver}" for waiver in sorted(self._broken_waivers)]
+        used = {key for record in run.records for key, covered in record.waivers.items() if covered}
+        passed = {key for record in run.records for key in record.waivers}
+        # A part of the suite cannot tell that a waiver is not needed, unless its line was run.
+        stale = (self._waivers if whole else passed) - used
+        notices += [
+            f"warning: waiver for {key.rpartition(' ')[2]} at {key.rpartition(' ')[0]} covers "
+            "nothing any more: remove it"
+            for key in sorted(stale)
+        ]
+        return notices + (self._idle_rules(run) if whole else [])
+
+    def _idle_rules(self, run: Run) -> list[str]:
+        judged: dict[str, set[Status]] = {}
+        for record in run.records:
+            for verdict in record.verdicts:
+                judged.setdefault(verdict.where, set()).add(verdict.status)
+        notices = []
+        for line, tests in self._rules.items():
+            if not tests:
+                notices.append(f"warning: perfguard_budgets, {line!r}: matches no test")
+            elif judged.get(f"perfguard_budgets, {line!r}") == {Status.UNPROVEN}:
+                notices.append(
+                    f"warning: perfguard_budgets, {line!r}: proves nothing, since nothing was "
+                    f"observed in any of the {tests} tests that it covers"
+                )
+        return notices
+
+
+def is_whole(config: pytest.Config, terminal: pytest.TerminalReporter) -> bool:
+    """Return whether the session ran the whole suite: nothing selected, left out or cut short."""
+    return not (
+        config.args_source is config.ArgsSource.ARGS
+        or terminal.stats.get("deselected")
+        or config.getoption("collectonly")
+        or getattr(terminal._session, "shouldstop", False)  # noqa: SLF001
+        or getattr(terminal._session, "shouldfail", False)  # noqa: SLF001
+    )

@@ -1,0 +1,106 @@
+"""Units of metrics: how a limit is written and how a value is shown.
+
+Values are kept in one base unit for each kind: seconds, bytes, a share of one, or a plain count.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from enum import StrEnum
+
+from pytest_perfguard.errors import LimitError
+
+
+class Unit(StrEnum):
+    """The base unit that a metric's value is kept in."""
+
+    COUNT = "count"
+    SECONDS = "seconds"
+    SHARE = "share"
+    BYTES = "bytes"
+
+
+_SCALES: dict[Unit, dict[str, float]] = {
+    Unit.COUNT: {"": 1},
+    Unit.SECONDS: {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60},
+    Unit.SHARE: {"": 1, "%": 0.01},
+    Unit.BYTES: {
+        "": 1,
+        "B": 1,
+        "kB": 1e3,
+        "MB": 1e6,
+        "GB": 1e9,
+        "KiB": 2**10,
+        "MiB": 2**20,
+        "GiB": 2**30,
+    },
+}
+_EXAMPLES = {
+    Unit.COUNT: "3",
+    Unit.SECONDS: "'100ms' or '1.5s'",
+    Unit.SHARE: "'80%' or 0.8",
+    Unit.BYTES: "'20KiB' or 20480",
+}
+_QUANTITY = re.compile(r"\s*([+-]?[\d_]*\.?\d+(?:[eE][+-]?\d+)?)\s*([a-zA-Zµ%]*)\s*")
+
+
+def parse(value: object, unit: Unit) -> float:
+    """Return ``value`` in the base unit, e.g. ``"100ms"`` as ``0.1``.
+
+    A bare number is accepted where it cannot be misread: for counts, bytes and shares (0 to 1).
+    Times need a unit, because ``sql_slowest=100`` could mean seconds or milliseconds.
+
+    Raises:
+        LimitError: if it is not a number, has another kind of unit, is negative or not finite.
+    """
+    example = f"write {_EXAMPLES[unit]}"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise LimitError(f"{value!r} is not a limit: {example}")
+    if isinstance(value, str):
+        match = _QUANTITY.fullmatch(value)
+        if not match:
+            raise LimitError(f"{value!r} is not a number with a unit: {example}")
+        number, suffix = float(match[1]), match[2]
+    else:
+        number, suffix = float(value), ""
+    scales = _SCALES[unit]
+    if suffix not in scales:
+        if not suffix:
+            raise LimitError(f"{value!r} has no unit: {example}")
+        raise LimitError(f"{suffix!r} in {value!r} is not a unit of {unit}: {example}")
+    if not math.isfinite(number):
+        raise LimitError(f"{value!r} is not a finite number: {example}")
+    if number < 0:
+        raise LimitError(f"{value!r} is negative: {example}")
+    if unit is Unit.COUNT and number != int(number):
+        raise LimitError(f"{value!r} is not a whole number: {example}")
+    if unit is Unit.SHARE and not suffix and number > 1:
+        raise LimitError(f"{value!r} is more than 1: {example}")
+    return number * scales[suffix]
+
+
+def show(value: float | None, unit: Unit) -> str:
+    """Return ``value`` as a person writes it: three significant digits and a fitting unit."""
+    if value is None:
+        return "-"
+    match unit:
+        case Unit.COUNT:
+            return f"{value:,.0f}"
+        case Unit.SHARE:
+            return f"{value * 100:.3g} %"
+        case Unit.BYTES:
+            return _scaled(value, (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
+        case Unit.SECONDS:
+            return _scaled(value, (("s", 1), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)))
+
+
+def _scaled(value: float, scales: tuple[tuple[str, float], ...]) -> str:
+    for suffix, scale in scales:
+        if value >= scale:
+            break
+    else:
+        suffix = scales[-1][0] if value else scales[0][0]
+        scale = dict(scales)[suffix]
+    number = value / scale
+    return f"{number:.3g} {suffix}" if number < 1000 else f"{number:,.0f} {suffix}"

@@ -1,0 +1,92 @@
+"""The endpoints on resources."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path, status
+
+from sample_app.api.deps import (
+    Keyset,
+    KeysetFilters,
+    ListFilters,
+    Pagination,
+    ReadSession,
+    Resources,
+    WriteSession,
+)
+from sample_app.crud.resource import serialize
+from sample_app.models import Resource
+from sample_app.schemas.common import DbId, KeysetPage, Page
+from sample_app.schemas.resource import ResourceCreate, ResourceRead, ResourceUpdate
+
+router = APIRouter(prefix="/api/resources", tags=["resources"])
+
+ResourceId = Annotated[DbId, Path()]
+
+
+@router.get("")
+def list_resources(
+    db: ReadSession, crud: Resources, pagination: Pagination, filters: ListFilters
+) -> Page[ResourceRead]:
+    """List resources by page number, sorted and filtered."""
+    found = crud.get_multi(
+        db,
+        page=pagination.page,
+        page_size=pagination.page_size,
+        sort_by=filters.sort_by,
+        sort_order=filters.sort_order,
+        filters=filters.filters,
+    )
+    return Page(
+        items=[serialize(resource) for resource in found.items],
+        total=found.total,
+        page=found.page,
+        page_size=found.page_size,
+        pages=found.pages,
+    )
+
+
+@router.get("/after")
+def list_resources_after(
+    db: ReadSession, crud: Resources, keyset: Keyset, filters: KeysetFilters
+) -> KeysetPage[ResourceRead]:
+    """List resources after the last one seen, sorted by id: for walking through all of them."""
+    rows, next_after = crud.get_page_after(
+        db,
+        after=keyset.after,
+        page_size=keyset.page_size,
+        sort_order=keyset.sort_order,
+        filters=filters,
+    )
+    return KeysetPage(items=[serialize(resource) for resource in rows], next_after=next_after)
+
+
+@router.get("/{resource_id}")
+def get_resource(db: ReadSession, crud: Resources, resource_id: ResourceId) -> ResourceRead:
+    """Show one resource."""
+    return serialize(_found(crud.get_with_relations(db, resource_id)))
+
+
+@router.post("", status_code=status.HTTP_201_CREATED)
+def create_resource(db: WriteSession, crud: Resources, data: ResourceCreate) -> ResourceRead:
+    """Add a resource."""
+    resource = crud.create(db, data)
+    db.commit()
+    return serialize(resource)
+
+
+@router.put("/{resource_id}")
+def update_resource(
+    db: WriteSession, crud: Resources, resource_id: ResourceId, data: ResourceUpdate
+) -> ResourceRead:
+    """Change a resource."""
+    resource = crud.update(db, _found(crud.get_with_relations(db, resource_id)), data)
+    db.commit()
+    return serialize(resource)
+
+
+def _found(resource: Resource | None) -> Resource:
+    if resource is None:
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "there is no such resource")
+    return resource

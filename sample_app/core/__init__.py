@@ -1,0 +1,1 @@
+"""What every part of the service rests on: settings, database, migrations, traps."""

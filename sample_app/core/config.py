@@ -1,0 +1,28 @@
+"""Settings, read from environment variables that start with ``SAMPLE_APP_``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from sample_app.core.traps import Traps
+
+
+def _traps(value: object) -> object:
+    return Traps.parse(value) if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Everything that differs from one deployment to the next."""
+
+    model_config = SettingsConfigDict(env_prefix="SAMPLE_APP_", frozen=True)
+
+    database_url: str = "sqlite:///sample_app.db"
+    pool_size: int = Field(default=10, ge=1)
+    pool_overflow: int = Field(default=10, ge=0)
+    pool_timeout: float = Field(default=5.0, gt=0)
+    """Seconds to wait for a connection: failing soon beats a queue of stalled requests."""
+    traps: Annotated[Traps, NoDecode, BeforeValidator(_traps)] = Traps()
+    """``SAMPLE_APP_TRAPS=lazy_owner,open_fields`` switches these two on."""

@@ -1,0 +1,67 @@
+"""The names of the traps: known mistakes that can be switched on to see what catches them.
+
+This module only knows names. What a trap breaks is in :mod:`sample_app.broken`, away from the
+code that it breaks.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Self
+
+KNOWN: Final = MappingProxyType(
+    {
+        "lazy_owner": "the list query does not load Resource.owner: one more SELECT per owner",
+        "lazy_related": "the list query does not load related_items: one more SELECT per resource",
+        "open_fields": "sort_by and filters reach any attribute of Resource, unchecked",
+        "unchecked_page": "page=0 is let through and becomes a negative OFFSET",
+        "missing_index": "migration 0002 leaves out idx_resource_status_created",
+    }
+)
+"""Every trap by name, with what it breaks in one line."""
+
+
+class UnknownTrapError(ValueError):
+    """A trap was asked for that does not exist; a typo must not leave it silently off."""
+
+    def __init__(self, name: str) -> None:
+        close = difflib.get_close_matches(name, KNOWN, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        super().__init__(f"unknown trap {name!r}.{hint} Known traps: {', '.join(KNOWN)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Traps:
+    """The traps that are switched on; none by default."""
+
+    names: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for name in sorted(self.names):
+            _check(name)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a comma-separated list, as it stands in the environment."""
+        return cls.of(part.strip() for part in text.split(",") if part.strip())
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Self:
+        """Switch on these traps."""
+        return cls(frozenset(names))
+
+    def enabled(self, name: str) -> bool:
+        """Whether the trap is on. Asking for an unknown one is an error, too."""
+        _check(name)
+        return name in self.names
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+
+def _check(name: str) -> None:
+    if name not in KNOWN:
+        raise UnknownTrapError(name)

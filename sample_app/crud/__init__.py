@@ -1,0 +1,1 @@
+"""Reading and writing of models: the only place where queries are built."""

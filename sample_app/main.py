@@ -1,0 +1,88 @@
+"""The application: ``uvicorn sample_app.main:app``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any, Final, cast
+
+from fastapi import FastAPI, Request, status
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from sample_app import broken
+from sample_app.api import resources
+from sample_app.core.config import Settings
+from sample_app.core.database import Database
+from sample_app.crud.base import UnknownFieldError
+from sample_app.crud.resource import UnknownOwnerError
+
+logger = logging.getLogger(__name__)
+
+_SHOWN: Final = ("type", "loc", "msg")
+
+
+def create_app(settings: Settings | None = None, database: Database | None = None) -> FastAPI:
+    """Make the application. A database that is given stays open; its own is closed at the end."""
+    settings = settings or Settings()
+    own = database is None
+    database = database or Database.from_settings(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        if own:
+            database.dispose()
+
+    app = FastAPI(title="Sample app", lifespan=lifespan)
+    app.state.database = database
+    app.include_router(resources.router)
+    app.add_api_route("/healthz", healthz, tags=["health"])
+    app.add_exception_handler(RequestValidationError, _invalid_request)
+    app.add_exception_handler(UnknownFieldError, _unknown_field)
+    app.add_exception_handler(UnknownOwnerError, _unknown_owner)
+    if settings.traps:
+        logger.warning("traps are switched on: %s", ", ".join(sorted(settings.traps.names)))
+        broken.install(app, settings.traps)
+    return app
+
+
+async def healthz() -> dict[str, str]:
+    """Tell that the process answers; a database that is down is no reason to restart it."""
+    return {"status": "ok"}
+
+
+async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:
+    error = cast("RequestValidationError", error)
+    return _unprocessable(*({key: each[key] for key in _SHOWN} for each in error.errors()))
+
+
+async def _unknown_field(_request: Request, error: Exception) -> JSONResponse:
+    error = cast("UnknownFieldError", error)
+    where = ("query", error.parameter)
+    return _unprocessable({"type": "unknown_field", "loc": where, "msg": str(error)})
+
+
+async def _unknown_owner(_request: Request, error: Exception) -> JSONResponse:
+    where = ("body", "owner_id")
+    return _unprocessable({"type": "unknown_owner", "loc": where, "msg": str(error)})
+
+
+def _unprocessable(*errors: dict[str, Any]) -> JSONResponse:
+    """Say what is wrong without echoing it: input may be secret, or not even be valid JSON."""
+    return JSONResponse({"detail": errors}, status.HTTP_422_UNPROCESSABLE_CONTENT)
+
+
+@cache
+def _default_app() -> FastAPI:
+    return create_app()
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Make ``app`` when a server asks for it: importing this module reads no settings."""
+    if name == "app":
+        return _default_app()
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
