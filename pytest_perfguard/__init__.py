@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     )
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.metrics import METRICS, Metric
-    from pytest_perfguard.recorder import Measurement, Recorder, Settings
+    from pytest_perfguard.recorder import Measurement, Recorder
     from pytest_perfguard.runs import read_run
+    from pytest_perfguard.spans import Settings
 
 __version__ = "0.1.0"
 
@@ -47,7 +48,7 @@ _HOMES = {
     "Metric": "metrics",
     "Perf": "fixtures",
     "Recorder": "recorder",
-    "Settings": "recorder",
+    "Settings": "spans",
     "read_run": "runs",
 }
 

@@ -96,10 +96,9 @@ class Rules:
     def read(cls, budget_lines: Iterable[str], level_lines: Iterable[str]) -> Rules:
         """Read the lines of ``perfguard_budgets`` and ``perfguard_level``."""
         mistakes: list[str] = []
-        rules = cls(
-            [rule for line in budget_lines if (rule := _budget_rule(line, mistakes))],
-            [rule for line in level_lines if (rule := _level_rule(line, mistakes))],
-        )
+        budgets = [_budget_rule(line, mistakes) for line in budget_lines]
+        levels = [_level_rule(line, mistakes) for line in level_lines]
+        rules = cls([rule for rule in budgets if rule], [rule for rule in levels if rule])
         if mistakes:
             raise SettingError("\n".join(mistakes))
         return rules
@@ -185,9 +184,7 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
             status = Status.OK
     elif value is not None and not metric.keeps(value, budget.limit):
         status = Status.OVER
-    return Verdict(
-        metric.name, span.name, value, budget.limit, status, level, budget.where, reason
-    )
+    return Verdict(metric.name, span.name, value, budget.limit, status, level, budget.where, reason)
 
 
 def _nothing_observed(metric: Metric, span: Span) -> str:

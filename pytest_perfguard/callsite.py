@@ -79,8 +79,8 @@ class CallSites:
                 if found is None:
                     found = frame
                 elif len(callers) < _MAX_CALLERS:
-                    line = f"{self.show(code.co_filename)}:{frame.f_lineno}"
-                    callers[f"{line} in {_function(code)}"] = None
+                    called_at = f"{self.show(code.co_filename)}:{frame.f_lineno}"
+                    callers[f"{called_at} in {_function(code)}"] = None
                 else:
                     break
             elif found is None and through is None and self._is_named(code, library):
@@ -128,13 +128,11 @@ class _Memo(dict[str, bool]):
 
 def outwards(frame: FrameType | None) -> Iterator[FrameType]:
     """Yield ``frame`` and the frames that wait for it, across greenlets."""
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-    for frame in waiting_frames():
-        while frame is not None:
-            yield frame
-            frame = frame.f_back
+    for start in (frame, *waiting_frames()):
+        outer = start
+        while outer is not None:
+            yield outer
+            outer = outer.f_back
 
 
 def waiting_frames() -> Iterator[FrameType]:

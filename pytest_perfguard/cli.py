@@ -1,2 +1,5 @@
 """The ``perfguard`` command."""
-def main() -> int: return 0
+
+
+def main() -> int:
+    return 0

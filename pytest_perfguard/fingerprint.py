@@ -24,8 +24,10 @@ _TOKEN = re.compile(
                | (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*(?:'|\Z)
                | \$(?P<tag>[A-Za-z_]*)\$.*?(?:\$(?P=tag)\$|\Z) )
   | (?P<name>    "(?:[^"]|"")*(?:"|\Z) | `(?:[^`]|``)*(?:`|\Z) )
-  | (?P<param>   (?: %\((?P<py>\w+)\)s | %s | \?\d* | (?<!:):(?P<named>[A-Za-z_]\w*) | \$(?P<pos>\d+) )
-                 (?:::[A-Za-z_]\w*(?:[ ](?:PRECISION|VARYING|WITH(?:OUT)?[ ]TIME[ ]ZONE))?(?:\[\])*)? )
+  | (?P<param>   (?: %\((?P<py>\w+)\)s | %s | \?\d* | (?<!:):(?P<named>[A-Za-z_]\w*)
+                   | \$(?P<pos>\d+) )
+                 (?:::[A-Za-z_]\w*
+                   (?:[ ](?:PRECISION|VARYING|WITH(?:OUT)?[ ]TIME[ ]ZONE))?(?:\[\])*)? )
   | (?P<word>    [^\W\d][\w$]* )
   | (?P<number>  0[xX][0-9a-fA-F]+ | (?:\d[\d_]*)?\.?\d+(?:[eE][+-]?\d+)?\b\.? )
   | (?P<compare> <> | != | <= | >= | < | > )
@@ -33,14 +35,21 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_BACKSLASH_STRING = re.compile(r"""'(?:[^'\\]|\\.|'')*(?:'|\Z)|"(?:[^"\\]|\\.|"")*(?:"|\Z)""", re.DOTALL)
+_BACKSLASH_STRING = re.compile(
+    r"""'(?:[^'\\]|\\.|'')*(?:'|\Z)|"(?:[^"\\]|\\.|"")*(?:"|\Z)""", re.DOTALL
+)
 
 _LIST = r"\((?:\?|\(\?(?:, ?\?)*\))(?:, ?(?:\?|\(\?(?:, ?\?)*\)))*\)"
 _IN_LIST = re.compile(rf"\bIN {_LIST}", re.IGNORECASE)
 _VALUES = re.compile(r"\bVALUES \(.*\)(?:, ?\(.*\))+", re.IGNORECASE)
 _ARRAY = re.compile(r"= (?:ANY|ALL) ?\(\?", re.IGNORECASE)
-_TABLE = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:ONLY\s+)?((?:[\w$]+|\"[^\"]+\"|`[^`]+`)(?:\.(?:[\w$]+|\"[^\"]+\"|`[^`]+`))*)", re.IGNORECASE)
-_CATALOGUE = re.compile(r"\b(?:pg_catalog|information_schema|sqlite_(?:master|schema|temp_master))\b", re.IGNORECASE)
+_TABLE = re.compile(
+    r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:ONLY\s+)?((?:[\w$]+|\"[^\"]+\"|`[^`]+`)(?:\.(?:[\w$]+|\"[^\"]+\"|`[^`]+`))*)",
+    re.IGNORECASE,
+)
+_CATALOGUE = re.compile(
+    r"\b(?:pg_catalog|information_schema|sqlite_(?:master|schema|temp_master))\b", re.IGNORECASE
+)
 
 
 class Kind(StrEnum):
@@ -147,7 +156,9 @@ def shorten(text: str, width: int) -> str:
     """Return a statement that fits into ``width`` characters, keeping its FROM and WHERE."""
     if len(text) <= width:
         return text
-    match = re.match(r"(SELECT (?:DISTINCT )?[^,]+?),.*?( FROM .*)", text, re.IGNORECASE | re.DOTALL)
+    match = re.match(
+        r"(SELECT (?:DISTINCT )?[^,]+?),.*?( FROM .*)", text, re.IGNORECASE | re.DOTALL
+    )
     if match and len(match[1]) + len(match[2]) + 3 <= width:
         return f"{match[1]}, …{match[2]}"
     if match:
@@ -171,14 +182,14 @@ class _Reader:
         if {"LIMIT", "FETCH"} & set(self.words) and "ORDER" in self.words:
             self.paging.update(self._bounds)
 
-    def _read(self, source: str) -> None:
+    def _read(self, source: str) -> None:  # noqa: C901, PLR0912 - one case for each kind of token
         last_word = ""
         after_compare = False
         bound_depth: int | None = None
         depth = 0
         in_list: list[int] = []
         for kind, match in _tokens(source):
-            token = match.group()
+            text = match.group()
             match kind:
                 case "space":
                     if self.parts and self.parts[-1] not in (" ", "("):
@@ -196,17 +207,17 @@ class _Reader:
                     self.literal |= last_word not in ("LIMIT", "OFFSET", "FIRST", "NEXT", "TOP")
                     self.parts.append("?")
                 case "word":
-                    last_word = token.upper()
+                    last_word = text.upper()
                     self.words.append(last_word)
-                    self.parts.append(token)
-                case "other" if token == "(":
+                    self.parts.append(text)
+                case "other" if text == "(":
                     depth += 1
                     if after_compare and bound_depth is None:
                         bound_depth = depth
-                    if last_word == "IN" and self.parts[-1:] == [" "] or self.parts[-1:] == ["IN"]:
+                    if "".join(self.parts[-2:]).strip().upper() == "IN":
                         in_list.append(depth)
-                    self.parts.append(token)
-                case "other" if token == ")":
+                    self.parts.append(text)
+                case "other" if text == ")":
                     if bound_depth == depth:
                         bound_depth = None
                     if in_list and in_list[-1] == depth:
@@ -214,14 +225,14 @@ class _Reader:
                     depth -= 1
                     if self.parts[-1:] == [" "]:
                         self.parts.pop()
-                    self.parts.append(token)
-                case "other" if token == ",":
+                    self.parts.append(text)
+                case "other" if text == ",":
                     # A comma directly in the parentheses after IN parts two keys.
                     self.has_list |= bool(in_list) and in_list[-1] == depth and last_word == "IN"
-                    self.parts.append(token)
+                    self.parts.append(text)
                 case _:
-                    self.parts.append(token)
-            after_compare = kind == "compare" and token not in ("<>", "!=")
+                    self.parts.append(text)
+            after_compare = kind == "compare" and text not in ("<>", "!=")
 
     def _parameter_key(self, match: re.Match[str]) -> int | str:
         if name := match["py"] or match["named"]:
@@ -235,7 +246,10 @@ class _Reader:
 def _tokens(source: str) -> Iterator[tuple[str, re.Match[str]]]:
     for match in _TOKEN.finditer(source):
         kind = match.lastgroup or "other"
-        yield ({"tag": "string", "py": "param", "named": "param", "pos": "param"}.get(kind, kind)), match
+        yield (
+            ({"tag": "string", "py": "param", "named": "param", "pos": "param"}.get(kind, kind)),
+            match,
+        )
 
 
 def _bare(name: str) -> str:

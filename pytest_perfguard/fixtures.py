@@ -37,7 +37,9 @@ class Perf:
             LimitError: if a metric is unknown or a limit cannot be read; all mistakes at once.
         """
         if not isinstance(name, str):
-            raise TypeError(f"perf.measure needs a name first, as in measure('report'), not {name!r}")
+            raise TypeError(
+                f"perf.measure needs a name first, as in measure('report'), not {name!r}"
+            )
         frame = sys._getframe(1)
         shown = self._guard.recorder.sites.show(frame.f_code.co_filename)
         mistakes: list[str] = []

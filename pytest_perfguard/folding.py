@@ -97,7 +97,11 @@ def _fold_findings(*spans: Span) -> tuple[Finding, ...]:
                 if known is None:
                     folded[key] = finding
                 else:
-                    weight = 1 if known.weight == 1 and "n_plus_one" in finding.metric else known.weight + finding.weight
+                    weight = (
+                        1
+                        if known.weight == 1 and "n_plus_one" in finding.metric
+                        else known.weight + finding.weight
+                    )
                     folded[key] = replace(
                         known, tally=add(known.tally, finding.tally), weight=weight
                     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,14 +14,21 @@ from pytest_perfguard.metrics import measure_all
 from pytest_perfguard.model import Level, Record, Span, Verdict
 from pytest_perfguard.options import option
 from pytest_perfguard.places import mark_line
-from pytest_perfguard.recorder import OpenSpan, Recorder, Settings
+from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.reports.evidence import failure
+from pytest_perfguard.spans import OpenSpan, Settings
 from pytest_perfguard.waivers import loaded_files
 
 _PROPERTY = "perfguard."
 
+if TYPE_CHECKING:
+    from _pytest.nodes import Node
+    from _pytest.outcomes import Failed as _Failed
+else:
+    _Failed = pytest.fail.Exception
 
-class BudgetFailure(pytest.fail.Exception):
+
+class BudgetFailure(_Failed):
     """A test passed by itself and did not keep its budgets."""
 
     # pytest prints this name before the message, as it does for pytest.fail().
@@ -98,7 +105,11 @@ class Guard:
         return plan
 
     def _read_mark(
-        self, item: pytest.Item, node: pytest.Item | pytest.Collector, mark: pytest.Mark, mistakes: list[str]
+        self,
+        item: pytest.Item,
+        node: Node,
+        mark: pytest.Mark,
+        mistakes: list[str],
     ) -> Iterable[Budget]:
         if mark.args:
             where = self._where(item, node, None)
@@ -109,7 +120,7 @@ class Guard:
         for name, value in mark.kwargs.items():
             yield from read_limits({name: value}, self._where(item, node, name), mistakes)
 
-    def _where(self, item: pytest.Item, node: pytest.Item | pytest.Collector, keyword: str | None) -> str:
+    def _where(self, item: pytest.Item, node: Node, keyword: str | None) -> str:
         """Return where a mark was written, as ``perf_budget, file:line``."""
         names = [
             getattr(part, "originalname", None) or part.name
@@ -182,12 +193,13 @@ class Guard:
             metrics=measure_all(span),
             verdicts=(*judge(span, plan.budgets, self.unproven), *plan.verdicts),
             errors=tuple(f"{w.file}:{w.line}: {w.problem}" for w in passed if w.problem),
-            waivers={key: used for waiver, used in passed.items() for key in waiver.keys()},
+            waivers={key: used for waiver, used in passed.items() for key in waiver.keys},
             engines=dict(self.recorder.engines),
         )
-        others = [pair for pair in item.user_properties if not pair[0].startswith(_PROPERTY)]
-        metrics = [(_PROPERTY + name, value) for name, value in plan.record.metrics.items()]
-        item.user_properties[:] = others + metrics
+        item.user_properties[:] = [
+            *(pair for pair in item.user_properties if not pair[0].startswith(_PROPERTY)),
+            *((_PROPERTY + name, value) for name, value in plan.record.metrics.items()),
+        ]
 
     def with_levels(self, item: pytest.Item, budgets: Iterable[Budget]) -> tuple[Budget, ...]:
         """Return the budgets with what a breach of each does in this test."""
@@ -232,7 +244,7 @@ class Guard:
         waivers = self.recorder.waivers.in_files((sites.show(file), file) for file in files)
         return {
             "rules": {rule.line: rule.tests for rule in self.rules.budgets},
-            "waivers": [key for waiver in waivers for key in waiver.keys()],
+            "waivers": [key for waiver in waivers for key in waiver.keys],
             "broken_waivers": [f"{w.file}:{w.line}: {w.problem}" for w in waivers if w.problem],
         }
 

@@ -1,6 +1,7 @@
-"""The table of metrics. One entry is all that a metric needs to be a keyword of ``perf_budget``,
-a name in ini files, a column in reports and a line of ``perfguard explain``.
+"""The table of metrics.
 
+One entry is all that a metric needs to be a keyword of ``perf_budget``, a name in ini files, a
+column in reports and a line of ``perfguard explain``.
 A metric is a pure function of a span and everything inside it.
 """
 

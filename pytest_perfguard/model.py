@@ -305,6 +305,4 @@ class Run(_Data):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` wrote."""
-        return cls(
-            **{**data, "records": tuple(Record.from_dict(item) for item in data["records"])}
-        )
+        return cls(**{**data, "records": tuple(Record.from_dict(item) for item in data["records"])})

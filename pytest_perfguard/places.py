@@ -25,32 +25,31 @@ def mark_line(path: Path, names: tuple[str, ...], mark: str, keyword: str | None
         None where there is nothing to read.
     """
     tree = _parse(path)
-    if tree is None:
-        return None
-    if not names:
-        return _line_in_pytestmark(tree.body, mark, keyword)
-    body: list[ast.stmt] = tree.body
-    found: _Definition | None = None
-    for name in names:
-        # The last definition of a name is the one that is there at run time.
-        found = next(
-            (node for node in reversed(body) if isinstance(node, _Definition) and node.name == name),
-            None,
-        )
-        if found is None:
-            return None
-        body = found.body
+    found = _find(tree, names)
     if found is None:
         return None
-    for decorator in found.decorator_list:
-        line = _line_in(decorator, mark, keyword)
-        if line is not None:
-            return line
+    if isinstance(found, ast.Module):
+        return _line_in_pytestmark(found.body, mark, keyword)
+    lines = [_line_in(decorator, mark, keyword) for decorator in found.decorator_list]
     if isinstance(found, ast.ClassDef):
-        line = _line_in_pytestmark(found.body, mark, keyword)
-        if line is not None:
-            return line
-    return found.lineno
+        lines.append(_line_in_pytestmark(found.body, mark, keyword))
+    return next((line for line in lines if line is not None), found.lineno)
+
+
+def _find(tree: ast.Module | None, names: tuple[str, ...]) -> ast.Module | _Definition | None:
+    found: ast.Module | _Definition | None = tree
+    for name in names:
+        body = found.body if found else []
+        # The last definition of a name is the one that is there at run time.
+        found = next(
+            (
+                node
+                for node in reversed(body)
+                if isinstance(node, _Definition) and node.name == name
+            ),
+            None,
+        )
+    return found
 
 
 @lru_cache(maxsize=256)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pytest_perfguard.fingerprint import Fingerprint
 
 _SAVEPOINT = "perfguard_explain"
-_SQLITE_SCAN = re.compile(r"^SCAN (?!\(|CONSTANT|SUBQUERY)(?:TABLE )?(\S+)(?! USING| VIRTUAL)(?: |$)")
+_SQLITE_SCAN = re.compile(
+    r"^SCAN (?!\(|CONSTANT|SUBQUERY)(?:TABLE )?(\S+)(?! USING| VIRTUAL)(?: |$)"
+)
 _POSTGRES_SCAN = re.compile(r"(?:Seq|Index|Index Only) Scan (?:Backward )?(?:using \S+ )?on \S+")
 
 
-def full_scan(
-    conn: Connection, statement: str, parameters: Any, found: Fingerprint
-) -> str | None:
+def full_scan(conn: Connection, statement: str, parameters: Any, found: Fingerprint) -> str | None:
     """Return what the database says of a table that it must scan, or None.
 
     A statement without a WHERE asks for the whole table and is no finding. The EXPLAIN goes

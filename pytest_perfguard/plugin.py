@@ -1,6 +1,7 @@
-"""pytest's hooks. Every pytest with the plugin installed loads this module, so it imports nothing
-that a session without a measured test would not need; what such a session needs is imported in
-the hook that finds it out.
+"""pytest's hooks.
+
+Every pytest with the plugin installed loads this module, so it imports nothing that a session
+without a measured test would not need; the rest is imported in the hook that finds it needed.
 """
 
 from __future__ import annotations

@@ -1,120 +1,19 @@
-"""Opens spans, lets probes fill them, and freezes them into data; usable without pytest.
-
-An event belongs to the innermost span open where it happened. "Where" is a context variable, so
-concurrent requests in one event loop and endpoints in a thread pool are told apart; code that no
-context reaches (a thread of the user's own, a server's thread) falls back to the span that the
-process opened last and has not closed.
-"""
+"""A recorder: spans, and the probes that fill them; usable without pytest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from pathlib import Path
-from time import perf_counter
-from typing import Protocol
+from typing import Self
 
-from pytest_perfguard.callsite import CallSites
-from pytest_perfguard.findings import find
-from pytest_perfguard.folding import fold
+from pytest_perfguard.errors import MetricError
 from pytest_perfguard.metrics import lookup, measure_all
-from pytest_perfguard.model import Moment, Span, Tally
-from pytest_perfguard.waivers import Waiver, Waivers
-
-# What one span keeps of each thing. Counts stay exact beyond these limits; only the detail is
-# folded, so that a test of a million statements needs no more memory than one of a thousand.
-MAX_TALLIES = 1_000
-MAX_MOMENTS = 500
-MAX_CHILDREN = 200
+from pytest_perfguard.model import Span
+from pytest_perfguard.probes import available
+from pytest_perfguard.spans import OpenSpan, Probe, Settings, Spans
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a recorder needs to know; every field has a default that suits most projects.
-
-    Attributes:
-        root: directory that file names are shown relative to.
-        packages: installed packages that count as the user's own code.
-        n_plus_one_threshold: different parameter sets that make a repeated operation a
-            candidate N+1.
-        show_parameters: keep the parameters of the first operations of each kind.
-    """
-
-    root: Path = field(default_factory=Path.cwd)
-    packages: tuple[str, ...] = ()
-    n_plus_one_threshold: int = 5
-    show_parameters: bool = False
-
-
-class Ledger(Protocol):
-    """What one probe has seen in one open span."""
-
-    def tallies(self) -> Iterable[Tally]:
-        """Return it as data; may be called more than once."""
-
-
-class Probe(Protocol):
-    """Listens to one kind of source and writes into the open span.
-
-    A probe is started once, before the first span opens, and stopped once, after the last has
-    closed; between spans ``recorder.innermost()`` is None and it must do nothing.
-    """
-
-    name: str
-
-    def start(self, recorder: Recorder) -> None:
-        """Begin to listen."""
-
-    def stop(self) -> None:
-        """Leave everything as it was before :meth:`start`."""
-
-
-class OpenSpan:
-    """A span that is still being measured."""
-
-    __slots__ = (
-        "children", "closed", "dropped", "explain", "folded", "kind", "last", "ledgers",
-        "moments", "name", "notes", "origin", "owner", "parent", "peaks", "started",
-    )  # fmt: skip
-
-    def __init__(self, name: str, kind: str, parent: OpenSpan | None, owner: object = None) -> None:
-        self.name = name
-        self.kind = kind
-        self.parent = parent
-        self.owner = owner
-        self.explain: bool = parent.explain if parent else False
-        self.closed = False
-        self.ledgers: dict[str, Ledger] = {}
-        self.peaks: dict[str, float] = {}
-        self.notes: dict[str, None] = {}
-        self.children: list[Span] = []
-        self.folded: Span | None = None
-        # [label, count, seconds since the outermost span began, seconds it took]; whose is last
-        self.moments: list[list[float | str]] = []
-        self.last: object = None
-        self.dropped = 0
-        self.started = perf_counter()
-        self.origin: float = parent.origin if parent else self.started
-
-    def level(self, name: str, value: float) -> None:
-        """Note a level; the highest is kept."""
-        if value > self.peaks.get(name, -1.0):
-            self.peaks[name] = value
-
-    def adopt(self, child: Span) -> None:
-        """Keep a closed child; beyond :data:`MAX_CHILDREN` they are added up."""
-        if len(self.children) < MAX_CHILDREN:
-            self.children.append(child)
-        elif self.folded is None:
-            self.folded = child
-        else:
-            name = f"{self.folded.calls + 1} more"
-            self.folded = fold(name, self.folded, child, max_tallies=MAX_TALLIES)
-
-
-class Recorder:
+class Recorder(Spans):
     """Holds the probes and the open spans of one process.
 
     Use it as a context manager: probes listen inside the ``with`` block.
@@ -123,26 +22,20 @@ class Recorder:
     ...     pass
     >>> measured["sql_queries"]
     0
+
+    Args:
+        settings: see :class:`Settings`; the defaults suit most projects.
+        probes: what listens; by default every probe whose library is installed.
     """
 
     def __init__(
         self, settings: Settings | None = None, probes: Sequence[Probe] | None = None
     ) -> None:
-        if probes is None:
-            from pytest_perfguard.probes import available  # noqa: PLC0415 - probes import this
-
-            probes = available()
-        self.settings = settings or Settings()
-        self.sites = CallSites(self.settings.root, self.settings.packages)
-        self.waivers = Waivers(self.settings.root)
-        self.engines: dict[str, str] = {}
-        self.passed_waivers: dict[Waiver, bool] = {}
-        self._probes = probes
+        super().__init__(settings or Settings())
+        self._probes = available() if probes is None else probes
         self._started: list[Probe] = []
-        self._open: list[OpenSpan] = []
-        self._context: ContextVar[OpenSpan | None] = ContextVar("perfguard_span", default=None)
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -150,70 +43,18 @@ class Recorder:
         self.stop()
 
     def start(self) -> None:
-        """Start the probes; those that have been started already stay as they are."""
+        """Start the probes; calling it again lets them see libraries loaded since."""
         for probe in self._probes:
             if probe not in self._started:
                 self._started.append(probe)
-                probe.start(self)
+                self.listening.append(probe.name)
+            probe.start(self)
 
     def stop(self) -> None:
         """Stop the probes, the last started first."""
         while self._started:
             self._started.pop().stop()
-
-    def innermost(self) -> OpenSpan | None:
-        """Return the span that an event belongs to here and now, or None."""
-        span = self._context.get()
-        while span is not None:
-            if not span.closed:
-                return span
-            span = span.parent
-        opened = self._open
-        return opened[-1] if opened else None
-
-    def open(self, name: str, kind: str, owner: object = None) -> OpenSpan:
-        """Open a span inside the innermost one."""
-        span = OpenSpan(name, kind, self.innermost(), owner)
-        self._open.append(span)
-        self._context.set(span)
-        return span
-
-    def close(self, span: OpenSpan) -> Span:
-        """Close a span and return it as data; its parent keeps it."""
-        seconds = perf_counter() - span.started
-        span.closed = True
-        self._open.remove(span)
-        self._context.set(span.parent)
-        frozen = self.freeze(span, seconds)
-        if span.parent is not None:
-            span.parent.adopt(frozen)
-        return frozen
-
-    def freeze(self, span: OpenSpan, seconds: float | None = None) -> Span:
-        """Return what the span holds so far."""
-        tallies = tuple(tally for ledger in span.ledgers.values() for tally in ledger.tallies())
-        findings = self.waivers.apply(find(tallies, self.settings.n_plus_one_threshold))
-        for waiver in self.waivers.passed(tallies):
-            self.passed_waivers.setdefault(waiver, False)
-            if any(f.waiver and waiver in self.waivers.passed((f.tally,)) for f in findings):
-                self.passed_waivers[waiver] = True
-        probes = [probe.name for probe in self._started]
-        return Span(
-            name=span.name,
-            kind=span.kind,
-            seconds=perf_counter() - span.started if seconds is None else seconds,
-            tallies=tallies,
-            peaks=dict(span.peaks),
-            findings=findings,
-            timeline=tuple(
-                Moment(str(label), int(count), float(start), float(took))
-                for label, count, start, took in span.moments
-            ),
-            timeline_dropped=span.dropped,
-            probes=(*probes, "plans") if span.explain else tuple(probes),
-            notes=tuple(span.notes),
-            children=tuple(span.children) + ((span.folded,) if span.folded else ()),
-        )
+        self.listening.clear()
 
     @contextmanager
     def measure(self, name: str, kind: str = "block") -> Iterator[Measurement]:

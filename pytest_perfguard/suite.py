@@ -51,7 +51,7 @@ class Suite:
         """Write the summary in pytest's own style."""
         run = self.run()
         full = bool(option(config, ""))
-        notices = self._notices(run, is_whole(config, terminal))
+        notices = self._notices(run, whole=is_whole(config, terminal))
         if not (run.records or notices or full):
             return
         lines = summary(
@@ -59,14 +59,14 @@ class Suite:
             top=option(config, "top"),
             full=full,
             notices=notices,
-            width=terminal._tw.fullwidth,  # noqa: SLF001 - pytest has no other way to ask
+            width=terminal._tw.fullwidth,
         )
         terminal.section("perfguard")
         for line in lines:
             markup = {"yellow": True} if line.startswith("warning:") else {}
             terminal.write_line(line, **markup)
 
-    def _notices(self, run: Run, whole: bool) -> list[str]:
+    def _notices(self, run: Run, *, whole: bool) -> list[str]:
         notices = [f"warning: {self._write_error}"] if self._write_error else []
         notices += [f"warning: {waiver}" for waiver in sorted(self._broken_waivers)]
         used = {key for record in run.records for key, covered in record.waivers.items() if covered}
@@ -103,6 +103,6 @@ def is_whole(config: pytest.Config, terminal: pytest.TerminalReporter) -> bool:
         config.args_source is config.ArgsSource.ARGS
         or terminal.stats.get("deselected")
         or config.getoption("collectonly")
-        or getattr(terminal._session, "shouldstop", False)  # noqa: SLF001
-        or getattr(terminal._session, "shouldfail", False)  # noqa: SLF001
+        or getattr(terminal._session, "shouldstop", False)
+        or getattr(terminal._session, "shouldfail", False)
     )

@@ -96,11 +96,8 @@ def show(value: float | None, unit: Unit) -> str:
 
 
 def _scaled(value: float, scales: tuple[tuple[str, float], ...]) -> str:
-    for suffix, scale in scales:
-        if value >= scale:
-            break
-    else:
-        suffix = scales[-1][0] if value else scales[0][0]
-        scale = dict(scales)[suffix]
+    fitting = [pair for pair in scales if value >= pair[1]]
+    suffix, scale = fitting[0] if fitting else scales[-1 if value else 0]
     number = value / scale
-    return f"{number:.3g} {suffix}" if number < 1000 else f"{number:,.0f} {suffix}"
+    # Three digits would turn 1,023 KiB into 1.02e+03.
+    return f"{number:.3g} {suffix}" if number < 1_000 else f"{number:,.0f} {suffix}"  # noqa: PLR2004

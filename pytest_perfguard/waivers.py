@@ -34,6 +34,7 @@ class Waiver:
     reason: str = ""
     problem: str = ""
 
+    @property
     def keys(self) -> tuple[str, ...]:
         """Return one key for each metric, as records carry them."""
         return tuple(f"{self.file}:{self.line} {metric}" for metric in self.metrics)
@@ -112,7 +113,12 @@ def _parse(name: str, path: Path) -> Iterable[tuple[int, Waiver]]:
                     line = token.start[0]
                     covered = line if code_on_line == line else line + 1
                     yield covered, _waiver(name, line, match["rest"])
-            elif token.type not in (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+            elif token.type not in (
+                tokenize.NL,
+                tokenize.NEWLINE,
+                tokenize.INDENT,
+                tokenize.DEDENT,
+            ):
                 code_on_line = token.end[0]
     except (tokenize.TokenError, SyntaxError, UnicodeDecodeError):
         return
@@ -124,7 +130,7 @@ def _waiver(file: str, line: int, text: str) -> Waiver:
     if not match:
         return Waiver(file, line, problem=f"this is not a waiver: {example}")
     metrics = tuple(name.strip() for name in match["metrics"].split(",") if name.strip())
-    reason = match["reason"].strip(" \t-:–—")
+    reason = match["reason"].strip(" \t-:\N{EN DASH}\N{EM DASH}")
     unknown = [name for name in metrics if name not in WAIVABLE]
     if not metrics:
         return Waiver(file, line, problem=f"the waiver names no metric: {example}")

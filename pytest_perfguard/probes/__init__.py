@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_perfguard.recorder import Probe
+    from pytest_perfguard.spans import Probe
 
 
 def available() -> list[Probe]:

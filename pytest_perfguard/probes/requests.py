@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from pytest_perfguard.recorder import OpenSpan, Recorder
+    from pytest_perfguard.spans import OpenSpan, Spans
 
 _HEX = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{16,}")
 
@@ -40,7 +40,7 @@ class RequestProbe:
     def __init__(self) -> None:
         self._undo: dict[tuple[type, str], Any] = {}
 
-    def start(self, recorder: Recorder) -> None:
+    def start(self, spans: Spans) -> None:
         """Wrap the clients of the libraries that have been loaded by now."""
         for module, class_name, method, is_async in _SEAMS:
             client = getattr(sys.modules.get(module), class_name, None)
@@ -51,7 +51,7 @@ class RequestProbe:
                 continue
             wrap = _wrap_async if is_async else _wrap
             self._undo[client, method] = original
-            setattr(client, method, wrap(original, recorder))
+            setattr(client, method, wrap(original, spans))
 
     def stop(self) -> None:
         """Put the original methods back."""
@@ -67,12 +67,12 @@ def fold_path(path: str) -> str:
     )
 
 
-def _open(recorder: Recorder, client: object, args: Any, kwargs: Any) -> OpenSpan | None:
+def _open(spans: Spans, client: object, args: Any, kwargs: Any) -> OpenSpan | None:
     """Open the request's span, unless nothing is measured or a redirect is being followed."""
-    outer = recorder.innermost()
+    outer = spans.innermost()
     if outer is None or outer.owner is client:
         return None
-    return recorder.open(_name(args, kwargs), "request", owner=client)
+    return spans.open(_name(args, kwargs), "request", owner=client)
 
 
 def _name(args: Any, kwargs: Any) -> str:
@@ -87,29 +87,29 @@ def _name(args: Any, kwargs: Any) -> str:
     return f"{method or 'GET'} {fold_path(urlsplit(str(url)).path or '/')}"
 
 
-def _wrap(original: Callable[..., Any], recorder: Recorder) -> Callable[..., Any]:
+def _wrap(original: Callable[..., Any], spans: Spans) -> Callable[..., Any]:
     @wraps(original)
     def send(self: object, *args: Any, **kwargs: Any) -> Any:
-        span = _open(recorder, self, args, kwargs)
+        span = _open(spans, self, args, kwargs)
         if span is None:
             return original(self, *args, **kwargs)
         try:
             return original(self, *args, **kwargs)
         finally:
-            recorder.close(span)
+            spans.close(span)
 
     return send
 
 
-def _wrap_async(original: Callable[..., Any], recorder: Recorder) -> Callable[..., Any]:
+def _wrap_async(original: Callable[..., Any], spans: Spans) -> Callable[..., Any]:
     @wraps(original)
     async def send(self: object, *args: Any, **kwargs: Any) -> Any:
-        span = _open(recorder, self, args, kwargs)
+        span = _open(spans, self, args, kwargs)
         if span is None:
             return await original(self, *args, **kwargs)
         try:
             return await original(self, *args, **kwargs)
         finally:
-            recorder.close(span)
+            spans.close(span)
 
     return send

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pytest_perfguard.findings import place
 from pytest_perfguard.fingerprint import shorten
@@ -13,37 +13,41 @@ from pytest_perfguard.units import Unit, show
 
 _MAX_CAUSES = 5
 _MAX_MOMENTS = 12
-# Metrics whose value a repeated statement drives up; others have causes of their own.
-_DRIVEN_BY_REPEATS = {
-    "sql_queries", "sql_roundtrips", "sql_rows", "sql_time", "sql_n_plus_one", "sql_duplicates",
-}  # fmt: skip
 
 
 def failure(record: Record, verdicts: Sequence[Verdict], width: int = 100) -> str:
-    """Return the text of a test that failed by the given verdicts, or by errors alone."""
+    """Return the text for a test whose given verdicts or errors are against it.
+
+    Without any of them it is the evidence beside a failure of the test's own.
+    """
     lines = [f"perfguard: {headline(record, verdicts)}"]
     lines += [f"  {error}" for error in record.errors]
     lines += table(verdicts)
+    if not verdicts:
+        return "\n".join(lines + evidence(record.span, METRICS, width))
     for span in _judged_spans(record, verdicts):
-        names = {v.metric for v in verdicts if v.span == span.name and v.status is Status.OVER}
-        lines += evidence(span, names, width)
+        over = [v for v in verdicts if v.span == span.name and v.status is Status.OVER]
+        lines += evidence(span, {v.metric: v.limit for v in over}, width)
     return "\n".join(lines)
 
 
 def headline(record: Record, verdicts: Sequence[Verdict]) -> str:
     """Return how many budgets were not kept, and where."""
-    over = sum(verdict.status is Status.OVER for verdict in verdicts)
-    unproven = sum(verdict.status is Status.UNPROVEN for verdict in verdicts)
+    statuses = [verdict.status for verdict in verdicts]
     total = len(record.verdicts)
+    budgets = f"of {total} budget{'' if total == 1 else 's'}"
     parts = []
-    if over:
-        parts.append(f"{over} of {total} budget{'s'[: total > 1]} exceeded")
-    if unproven:
-        parts.append(f"{unproven} of {total} budget{'s'[: total > 1]} unproven")
-    if record.errors:
-        parts.append(f"{len(record.errors)} mistake{'s'[: len(record.errors) > 1]}")
+    if over := statuses.count(Status.OVER):
+        parts.append(f"{over} {budgets} exceeded")
+    if unproven := statuses.count(Status.UNPROVEN):
+        parts.append(f"{unproven} {budgets} unproven")
+    if errors := len(record.errors):
+        parts.append(f"{errors} mistake{'' if errors == 1 else 's'}")
+    if not parts:
+        parts.append(f"{record.metrics.get('sql_queries', 0):,.0f} statements")
     spans = _judged_spans(record, verdicts)
-    return f"{', '.join(parts)} in {', '.join(_where(span) for span in spans) or record.span.name}"
+    where = [_where(span) for span in spans] or [_where(record.span)]
+    return f"{', '.join(parts)} in {', '.join(where)}"
 
 
 def _judged_spans(record: Record, verdicts: Sequence[Verdict]) -> list[Span]:
@@ -89,47 +93,22 @@ def _cells(verdict: Verdict) -> tuple[str, str, str]:
 def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     """Return what explains the values of the metrics in a span, the likeliest cause first."""
     wanted = set(metrics)
-    lines: list[str] = []
-    found = merged_findings(part for part in span.walk())
-    explained = False
-    if wanted & _DRIVEN_BY_REPEATS:
-        relevant = [
-            finding
-            for finding in found
-            if finding.waiver is None
-            and (finding.metric in wanted or "n_plus_one" in finding.metric or len(wanted) > 1
-                 or "sql_duplicates" not in finding.metric or "sql_queries" in wanted)
-        ]
-        for finding in relevant[:_MAX_CAUSES]:
-            lines += cause(finding, width)
-        if len(relevant) > _MAX_CAUSES:
-            lines.append(f"... and {len(relevant) - _MAX_CAUSES} more candidates")
-        explained = any("n_plus_one" in finding.metric for finding in relevant) or (
-            "sql_duplicates" in wanted and bool(relevant)
-        )
+    findings = merged_findings(span.walk())
+    candidates = [f for f in findings if f.waiver is None and wanted & _EXPLAINS[f.metric]]
+    lines = [line for finding in candidates[:_MAX_CAUSES] for line in cause(finding, width)]
+    if len(candidates) > _MAX_CAUSES:
+        lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
     tallies = _counted(span)
-    if "sql_errors" in wanted:
-        lines += _each((t for t in tallies if t.sums.get("errors")), _failed, width)
-    if "sql_full_scans" in wanted:
-        lines += _each((t for t in tallies if t.sums.get("full_scans")), _scanned, width)
-    if wanted & {"sql_slowest", "sql_time"}:
-        slowest = sorted(tallies, key=lambda t: -t.peaks.get("seconds", 0.0))[:1]
-        lines += _each(slowest, _timed, width)
-    if "sql_rows" in wanted:
-        most = sorted(tallies, key=lambda t: -t.sums.get("rows", 0))[:2]
-        lines += _each(most, _fetched, width)
-    if wanted & {"sql_queries", "sql_roundtrips"} and not explained and "sql_errors" not in wanted:
-        most = sorted(tallies, key=lambda t: -t.sums.get("roundtrips", 0))[:_MAX_CAUSES]
-        lines += _each(most, _counted_line, width)
-        if not any(t.distinct > 1 for t in tallies):
-            lines.append("no statement repeats with other parameters: each of these is asked for on its own")
-    if "sql_commits" in wanted:
-        commits = [t for part in span.walk() for t in part.tallies if t.sums.get("commits")]
-        lines += [f"{t.sums['commits']:.0f}x COMMIT\n    at {_line(t.site)}" for t in commits]
-    lines += [f"waived: {f.metric} at {_line(f.tally.site)}: {f.waiver}" for f in found if f.waiver]
-    if tallies:
-        lines.append(f"timeline: {timeline(span)}")
-    return lines
+    for names, explain in _EXPLANATIONS:
+        # A repeated statement explains how many there are; listing all would bury it.
+        if wanted & names and not (candidates and "sql_queries" in names):
+            for title, tally, advice in explain(tallies)[:_MAX_CAUSES]:
+                lines += [title, *_site(tally.site), *_statement(tally, width)]
+                lines += [f"    fix: {advice}"] if advice else []
+    lines += [
+        f"waived: {f.metric} at {_line(f.tally.site)}: {f.waiver}" for f in findings if f.waiver
+    ]
+    return [*lines, f"timeline: {timeline(span)}"] if tallies else lines
 
 
 def merged_findings(spans: Iterable[Span]) -> list[Finding]:
@@ -139,12 +118,17 @@ def merged_findings(spans: Iterable[Span]) -> list[Finding]:
         for finding in span.findings:
             key = (*place(finding), finding.waiver)
             known = merged.get(key)
-            merged[key] = finding if known is None else Finding(
-                finding.metric, add(known.tally, finding.tally), known.weight + finding.weight, finding.waiver
+            merged[key] = (
+                finding
+                if known is None
+                else Finding(
+                    finding.metric,
+                    add(known.tally, finding.tally),
+                    known.weight + finding.weight,
+                    finding.waiver,
+                )
             )
-    order = sorted(merged.values(), key=lambda f: ("n_plus_one" not in f.metric, -f.tally.count))
-    # A line that is a candidate N+1 needs no second entry for the duplicates among its reads.
-    return order
+    return sorted(merged.values(), key=lambda f: ("n_plus_one" not in f.metric, -f.tally.count))
 
 
 def cause(finding: Finding, width: int = 100) -> list[str]:
@@ -189,38 +173,82 @@ def _line(site: Site | None) -> str:
 
 def _statement(tally: Tally, width: int, remark: str = "") -> list[str]:
     space = width - 4 - (len(remark) + 4 if remark else 0)
-    lines = [f"    {shorten(tally.operation, max(space, 40))}" + (f"    {remark}" if remark else "")]
+    lines = [
+        f"    {shorten(tally.operation, max(space, 40))}" + (f"    {remark}" if remark else "")
+    ]
     lines += [f"    parameters: {sample}" for sample in tally.samples]
     return lines
 
 
-def _each(tallies: Iterable[Tally], title: object, width: int) -> list[str]:
-    lines: list[str] = []
-    for tally in list(tallies)[:_MAX_CAUSES]:
-        lines += [title(tally), *_site(tally.site), *_statement(tally, width)]  # type: ignore[operator]
+_Explained = list[tuple[str, Tally, str | None]]
+
+
+def _failed(tallies: Iterable[Tally]) -> _Explained:
+    return [
+        (f"{t.sums['errors']:.0f}x {t.label} failed: {t.facts.get('error', '?')}", t, None)
+        for t in tallies
+        if t.sums.get("errors")
+    ]
+
+
+def _scanned(tallies: Iterable[Tally]) -> _Explained:
+    advice = "an index that begins with the columns that its WHERE compares"
+    return [
+        (f"{t.label}: no index could serve it ({t.facts.get('plan', '?')})", t, advice)
+        for t in tallies
+        if t.sums.get("full_scans")
+    ]
+
+
+def _slowest(tallies: Iterable[Tally]) -> _Explained:
+    ranked = sorted(tallies, key=lambda t: -t.peaks.get("seconds", 0.0))
+    return [
+        (f"slowest: {t.label} took {show(t.peaks.get('seconds'), Unit.SECONDS)}", t, None)
+        for t in ranked[:1]
+    ]
+
+
+def _largest(tallies: Iterable[Tally]) -> _Explained:
+    ranked = sorted(tallies, key=lambda t: -t.sums.get("rows", 0))
+    return [
+        (
+            f"{t.sums.get('rows', 0):,.0f} rows fetched by {t.count}x {t.label}",
+            t,
+            "fetch only what is used: a LIMIT, a narrower WHERE, or the count instead of the rows",
+        )
+        for t in ranked[:1]
+    ]
+
+
+def _listed(tallies: Iterable[Tally]) -> _Explained:
+    """List the statements where none repeats; they were all asked for on purpose."""
+    ranked = sorted(tallies, key=lambda t: -t.sums.get("roundtrips", 0))
+    lines: _Explained = []
+    for t in ranked:
+        trips = t.sums.get("roundtrips", 0)
+        sent = f" in {trips:.0f} round trips" if trips > t.count else ""
+        lines.append((f"{t.count}x {t.label}{sent}", t, None))
+    if lines:
+        title, last, _ = lines[min(len(lines), _MAX_CAUSES) - 1]
+        advice = "nothing repeats here: decide without the database, or join what belongs together"
+        lines[min(len(lines), _MAX_CAUSES) - 1] = (title, last, advice)
     return lines
 
 
-def _failed(tally: Tally) -> str:
-    return f"{tally.sums['errors']:.0f}x {tally.label} failed: {tally.facts.get('error', '?')}"
-
-
-def _scanned(tally: Tally) -> str:
-    return f"{tally.label}: no index could serve it ({tally.facts.get('plan', '?')})"
-
-
-def _timed(tally: Tally) -> str:
-    return f"slowest: {tally.label} took {show(tally.peaks.get('seconds'), Unit.SECONDS)}"
-
-
-def _fetched(tally: Tally) -> str:
-    return f"{tally.sums.get('rows', 0):,.0f} rows fetched by {tally.count}x {tally.label}"
-
-
-def _counted_line(tally: Tally) -> str:
-    trips = tally.sums.get("roundtrips", 0)
-    sent = f" in {trips:.0f} round trips" if trips > tally.count else ""
-    return f"{tally.count}x {tally.label}{sent}"
+# Which metrics a candidate drives up, and what explains the others: the first that fits comes
+# first in the text.
+_REPEATS = {"sql_queries", "sql_roundtrips", "sql_time"}
+_EXPLAINS = {
+    "sql_n_plus_one": {*_REPEATS, "sql_rows", "sql_n_plus_one"},
+    "sql_duplicates": {*_REPEATS, "sql_rows", "sql_duplicates"},
+}
+_EXPLANATIONS: tuple[tuple[set[str], Callable[[Iterable[Tally]], _Explained]], ...] = (
+    ({"sql_errors"}, _failed),
+    ({"sql_full_scans"}, _scanned),
+    ({"sql_slowest", "sql_time"}, _slowest),
+    ({"sql_rows"}, _largest),
+    ({"sql_queries", "sql_roundtrips"}, _listed),
+)
 
 
 def _counted(span: Span) -> list[Tally]:

@@ -55,7 +55,9 @@ def _number(count: int, noun: str) -> str:
 def _warnings(records: Iterable[Record]) -> list[str]:
     lines: list[str] = []
     for record in records:
-        told = [v for v in record.verdicts if v.breached and v.level is Level.WARN and not _quiet(v)]
+        told = [
+            v for v in record.verdicts if v.breached and v.level is Level.WARN and not _quiet(v)
+        ]
         if told:
             lines.append(f"warning: {record.nodeid}: {headline(record, told)}")
             lines += table(told)
@@ -75,7 +77,9 @@ def _top_list(title: str, run: Run, top: int, metric: str, unit: Unit) -> list[s
         if record.metrics.get(metric)
     ]
     width = max((len(value) for value, _ in rows), default=0)
-    return [f"{title}:", *(f"  {value:>{width}}  {nodeid}" for value, nodeid in rows)] if rows else []
+    return (
+        [f"{title}:", *(f"  {value:>{width}}  {nodeid}" for value, nodeid in rows)] if rows else []
+    )
 
 
 def _most_repeats(run: Run, top: int, width: int) -> list[str]:

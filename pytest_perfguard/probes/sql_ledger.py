@@ -1,0 +1,202 @@
+"""What the SQL probe keeps of one span."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import CodeType
+from typing import Any
+
+from pytest_perfguard.fingerprint import Fingerprint, varying_values
+from pytest_perfguard.model import Site, Tally
+from pytest_perfguard.spans import MAX_TALLIES
+
+# Parameter sets are remembered as hashes to tell duplicates from repeats. A span remembers this
+# many for each statement, and fewer once it holds many altogether.
+_MAX_SETS = 1_024
+_MANY_SETS = 50_000
+_FEW_SETS = 64
+
+
+class LiveTally:
+    """A tally that is still being added to."""
+
+    __slots__ = (
+        "batched",
+        "commits",
+        "count",
+        "distinct",
+        "duplicates",
+        "embedded",
+        "errors",
+        "facts",
+        "fix",
+        "flush",
+        "full_scans",
+        "kind",
+        "label",
+        "moment",
+        "operation",
+        "peak",
+        "repeats",
+        "roundtrips",
+        "rows",
+        "samples",
+        "seconds",
+        "shown",
+        "site",
+        "subject",
+    )
+
+    def __init__(self, operation: str, kind: str, label: str, site: Site | None = None) -> None:
+        self.operation = operation
+        self.kind = kind
+        self.label = label
+        self.site = site
+        self.subject: str | None = None
+        self.fix: str | None = None
+        self.facts: dict[str, str] = {}
+        # Sent in several batches by the ORM: those that follow each other are one.
+        self.batched = False
+        # Run on behalf of another statement, such as a sequence for its key.
+        self.embedded = False
+        # Stands on the time line.
+        self.shown = True
+        self.flush = -1
+        self.count = 0
+        self.repeats = 0
+        self.distinct: set[int] = set()
+        self.duplicates = 0
+        self.roundtrips = 0
+        self.rows = 0
+        self.seconds = 0.0
+        self.peak = 0.0
+        self.errors = 0
+        self.commits = 0
+        self.full_scans = 0
+        self.samples: list[str] = []
+        self.moment: list[Any] = ["", 0, 0.0, 0.0]
+
+    def freeze(self) -> Tally:
+        """Return what has been added up so far."""
+        sums = {
+            "roundtrips": self.roundtrips,
+            "rows": self.rows,
+            "seconds": self.seconds,
+            "errors": self.errors,
+            "commits": self.commits,
+            "full_scans": self.full_scans,
+        }
+        return Tally(
+            probe="sql",
+            operation=self.operation,
+            kind=self.kind,
+            label=self.label,
+            site=self.site,
+            subject=self.subject,
+            fix=self.fix,
+            facts=dict(self.facts),
+            count=self.count,
+            repeats=self.repeats,
+            distinct=len(self.distinct),
+            duplicates=self.duplicates,
+            sums={name: value for name, value in sums.items() if value},
+            peaks={"seconds": self.peak} if self.peak else {},
+            samples=tuple(self.samples),
+        )
+
+
+class Known:
+    """What is known of one statement text from one place in the code."""
+
+    __slots__ = (
+        "basis", "code", "compared", "counted", "paging", "reads", "repeatable", "tally", "writes"
+    )  # fmt: skip
+
+    def __init__(self, tally: LiveTally, code: CodeType | None, basis: str) -> None:
+        self.tally = tally
+        # Held so that its id, which is part of the key, is not given to another.
+        self.code = code
+        self.basis = basis
+        self.paging: frozenset[int | str] = frozenset()
+        self.reads: set[int] | None = None
+        self.writes: frozenset[str] | None = None
+        self.counted = True
+        self.repeatable = False
+        self.compared = False
+
+
+class SqlLedger:
+    """What the probe has seen in one span."""
+
+    __slots__ = ("_by_table", "_reads", "_tallies", "dialect", "kept", "known")
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, int, int], Known] = {}
+        self.kept = 0
+        self.dialect: object = None
+        self._reads: dict[str, set[int]] = {}
+        self._by_table: dict[str, list[set[int]]] = {}
+        self._tallies: dict[tuple[object, ...], LiveTally] = {}
+
+    def tallies(self) -> Iterable[Tally]:
+        """Return what has been added up so far."""
+        return [tally.freeze() for tally in list(self._tallies.values())]
+
+    def tally(
+        self, operation: str, kind: str, label: str, site: Site | None, subject: str | None
+    ) -> LiveTally:
+        """Return the tally of an operation at a line, a new one at first sight."""
+        key = (operation, kind, site and (site.file, site.line), subject)
+        if key not in self._tallies:
+            if len(self._tallies) >= MAX_TALLIES:
+                operation, label, site, subject = "(other statements)", "(other)", None, None
+                key = (operation, kind, site, subject)
+            tally = self._tallies.setdefault(key, LiveTally(operation, kind, label, site))
+            tally.subject = subject
+        return self._tallies[key]
+
+    def reads(self, found: Fingerprint) -> set[int]:
+        """Return the parameter sets that a read has been run with."""
+        if found.text not in self._reads:
+            seen: set[int] = set()
+            self._reads[found.text] = seen
+            for table in found.tables or ("",):
+                self._by_table.setdefault(table, []).append(seen)
+        return self._reads[found.text]
+
+    def forget_reads(self, tables: frozenset[str]) -> None:
+        """Forget what was read of tables that are written to now; of all if none is named."""
+        for table in (*tables, "") if tables else tuple(self._by_table):
+            for seen in self._by_table.get(table, ()):
+                seen.clear()
+
+    def remember(self, seen: set[int], value: int) -> None:
+        """Add a parameter set, within the limits of what a span may hold."""
+        if len(seen) < (_MAX_SETS if self.kept < _MANY_SETS else _FEW_SETS):
+            seen.add(value)
+            self.kept += 1
+
+
+def compare(ledger: SqlLedger, known: Known, parameters: Any) -> None:
+    """Compare the parameters with those that the statement was run with before."""
+    tally = known.tally
+    try:
+        if type(parameters) is dict:
+            value = hash((known.basis, *parameters.values()))
+        else:
+            value = hash((known.basis, parameters))
+    except TypeError:
+        # There is a list, a dict or another mutable value among them.
+        value = hash((known.basis, repr(parameters)))
+    seen = known.reads
+    if seen is not None:
+        if value in seen:
+            tally.duplicates += 1
+        else:
+            ledger.remember(seen, value)
+    if known.repeatable:
+        tally.repeats += 1
+        if known.paging:
+            value = hash(repr(varying_values(parameters, known.paging)))
+        if value not in tally.distinct:
+            ledger.remember(tally.distinct, value)
