@@ -36,7 +36,7 @@ _SCALES: dict[Unit, dict[str, float]] = {
         "GiB": 2**30,
     },
 }
-_EXAMPLES = {
+EXAMPLES = {
     Unit.COUNT: "3",
     Unit.SECONDS: "'100ms' or '1.5s'",
     Unit.SHARE: "'80%' or 0.8",
@@ -54,7 +54,7 @@ def parse(value: object, unit: Unit) -> float:
     Raises:
         LimitError: if it is not a number, has another kind of unit, is negative or not finite.
     """
-    example = f"write {_EXAMPLES[unit]}"
+    example = f"write {EXAMPLES[unit]}"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise LimitError(f"{value!r} is not a limit: {example}")
     if isinstance(value, str):
