@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from pytest_perfguard.errors import LimitError, MetricError, SettingError
+from pytest_perfguard.errors import LimitError, MetricError, MissingExtraError, SettingError
 from pytest_perfguard.metrics import METRICS, Metric, lookup
 from pytest_perfguard.model import Level, Span, Status, Verdict
 from pytest_perfguard.units import parse
@@ -175,19 +175,21 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
     metric = budget.metric
     value = metric.measure(span)
     status, level, reason = Status.OK, budget.level, ""
-    if not metric.observed(span):
-        if budget.limit or value is None:
+    if metric.probe not in span.probes or not metric.observed(span):
+        # Where nobody listened, not even a limit of 0 is proved.
+        if budget.limit or metric.higher_is_better or metric.probe not in span.probes:
             status = Status.UNPROVEN
             level = Level.WARN if budget.rule or Level.WARN in (level, unproven) else Level.FAIL
-            reason = "; ".join(span.notes) or _nothing_observed(metric, span)
-        if budget.limit == 0 and not metric.higher_is_better:
-            status = Status.OK
+            reason = _why_unproven(metric, span)
     elif value is not None and not metric.keeps(value, budget.limit):
         status = Status.OVER
     return Verdict(metric.name, span.name, value, budget.limit, status, level, budget.where, reason)
 
 
-def _nothing_observed(metric: Metric, span: Span) -> str:
-    source = {"sql": "no SQL", "pool": "no checkout from a connection pool with a limit"}
-    what = source.get(metric.probe, "nothing")
-    return f"{what} was observed in {span.name}, so the budget proves nothing"
+def _why_unproven(metric: Metric, span: Span) -> str:
+    if metric.probe not in span.probes:
+        return str(MissingExtraError("sqlalchemy", metric.probe))
+    if not metric.tallied:
+        notes = [note for part in span.walk() for note in part.notes]
+        return "; ".join(dict.fromkeys(notes)) or f"nothing was observed for it in {span.name}"
+    return f"no SQL was observed in {span.name}, so the budget proves nothing"

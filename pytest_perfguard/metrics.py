@@ -99,6 +99,12 @@ def _weight(metric: str) -> Callable[[Span], float]:
     )
 
 
+def _full_scans(span: Span) -> float | None:
+    if "plans" not in span.probes:
+        return None
+    return len({t.operation for t in _tallies(span, "sql") if t.sums.get("full_scans")})
+
+
 def _level(name: str) -> Callable[[Span], float | None]:
     return lambda span: max(
         (part.peaks[name] for part in span.walk() if name in part.peaks), default=None
@@ -183,7 +189,7 @@ METRICS: dict[str, Metric] = {
             "sql_full_scans",
             Unit.COUNT,
             "sql",
-            lambda span: _sum("full_scans")(span) if "plans" in span.probes else None,
+            _full_scans,
             "Different statements with a WHERE that no index could serve, as the database plans "
             "them. Asked by EXPLAIN, and only where this metric is budgeted.",
             on_request=True,
@@ -191,7 +197,7 @@ METRICS: dict[str, Metric] = {
         Metric(
             "pool_peak",
             Unit.SHARE,
-            "pool",
+            "sql",
             _level("pool_peak"),
             "Largest share of a connection pool (size + overflow) that was in use at once.",
             guide="80%",

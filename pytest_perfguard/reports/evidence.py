@@ -184,8 +184,11 @@ _Explained = list[tuple[str, Tally, str | None]]
 
 
 def _failed(tallies: Iterable[Tally]) -> _Explained:
+    advice = (
+        "check what the query is built from before it is sent, or catch the error and roll back"
+    )
     return [
-        (f"{t.sums['errors']:.0f}x {t.label} failed: {t.facts.get('error', '?')}", t, None)
+        (f"{t.sums['errors']:.0f}x {t.label} failed: {t.facts.get('error', '?')}", t, advice)
         for t in tallies
         if t.sums.get("errors")
     ]

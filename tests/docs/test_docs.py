@@ -46,7 +46,10 @@ def test_page(page: Path, tmp_path: Path) -> None:
             case "console":
                 check_console(block.content, tmp_path)
             case "python":
-                run([sys.executable, "-W", "error::DeprecationWarning", "-c", block.content], tmp_path)
+                run(
+                    [sys.executable, "-W", "error::DeprecationWarning", "-c", block.content],
+                    tmp_path,
+                )
             case "bash":
                 check_is_run_by_ci(block.content)
             case _:
@@ -54,7 +57,9 @@ def test_page(page: Path, tmp_path: Path) -> None:
 
 
 def run(command: list[str], folder: Path, *, may_fail: bool = False) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PYTEST")
+    }
     environment |= {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
         "COLUMNS": "80",

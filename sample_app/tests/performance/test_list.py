@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
-from sample_app.tests.performance.perf_protocol import Perf
+from pytest_perfguard import Perf
 
 pytestmark = pytest.mark.performance
 
