@@ -177,7 +177,12 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
     status, level, reason = Status.OK, budget.level, ""
     if metric.probe not in span.probes or not metric.observed(span):
         # Where nobody listened, not even a limit of 0 is proved.
-        if budget.limit or metric.higher_is_better or metric.probe not in span.probes:
+        if (
+            budget.limit
+            or metric.higher_is_better
+            or metric.probe not in span.probes
+            or (value is None and any(part.notes for part in span.walk()))
+        ):
             status = Status.UNPROVEN
             level = Level.WARN if budget.rule or Level.WARN in (level, unproven) else Level.FAIL
             reason = _why_unproven(metric, span)
@@ -189,7 +194,7 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
 def _why_unproven(metric: Metric, span: Span) -> str:
     if metric.probe not in span.probes:
         return str(MissingExtraError("sqlalchemy", metric.probe))
-    if not metric.tallied:
+    if metric.measure(span) is None:
         notes = [note for part in span.walk() for note in part.notes]
         return "; ".join(dict.fromkeys(notes)) or f"nothing was observed for it in {span.name}"
     return f"no SQL was observed in {span.name}, so the budget proves nothing"

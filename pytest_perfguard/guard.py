@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import unwrap
+from pathlib import Path
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,8 +130,12 @@ class Guard:
             for part in node.listchain()
             if isinstance(part, pytest.Class | pytest.Function)
         ]
-        line = mark_line(item.path, tuple(names), "perf_budget", keyword)
         path = item.path
+        function = unwrap(node.function) if isinstance(node, pytest.Function) else None
+        if isinstance(function, FunctionType):
+            # A test may be inherited from a class in another file.
+            path, names = Path(function.__code__.co_filename), function.__qualname__.split(".")
+        line = mark_line(path, tuple(names), "perf_budget", keyword)
         shown = path.relative_to(self._root) if path.is_relative_to(self._root) else path
         return f"perf_budget, {shown.as_posix()}" + (f":{line}" if line else "")
 

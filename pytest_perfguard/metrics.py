@@ -100,9 +100,13 @@ def _weight(metric: str) -> Callable[[Span], float]:
 
 
 def _full_scans(span: Span) -> float | None:
-    if "plans" not in span.probes:
+    tallies = list(_tallies(span, "sql"))
+    # A statement that fails cannot be explained either, which says nothing of the others.
+    if "plans" not in span.probes or any(
+        t.sums.get("unplanned") and not t.sums.get("errors") for t in tallies
+    ):
         return None
-    return len({t.operation for t in _tallies(span, "sql") if t.sums.get("full_scans")})
+    return len({tally.operation for tally in tallies if tally.sums.get("full_scans")})
 
 
 def _level(name: str) -> Callable[[Span], float | None]:

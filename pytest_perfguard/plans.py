@@ -8,8 +8,11 @@ whenever one fits. A scan that remains is one that no index could replace.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
+
+from pytest_perfguard.errors import PerfguardError
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -23,22 +26,31 @@ _SQLITE_SCAN = re.compile(
 _POSTGRES_SCAN = re.compile(r"(?:Seq|Index|Index Only) Scan (?:Backward )?(?:using \S+ )?on \S+")
 
 
+class UnknownPlanError(PerfguardError):
+    """The database could not be asked how it would run a statement."""
+
+
 def full_scan(conn: Connection, statement: str, parameters: Any, found: Fingerprint) -> str | None:
     """Return what the database says of a table that it must scan, or None.
 
     A statement without a WHERE asks for the whole table and is no finding. The EXPLAIN goes
     through a cursor of its own, so no listener hears it, and leaves the transaction as it was.
+
+    Raises:
+        UnknownPlanError: if the database is of a kind that is not asked, or refuses to answer.
     """
     if " WHERE " not in found.text:
         return None
-    connection = conn.connection
-    with closing(connection.cursor()) as cursor:
-        match conn.dialect.name:
-            case "sqlite":
-                return _sqlite(cursor, statement, parameters)
-            case "postgresql":
-                return _postgresql(cursor, statement, parameters)
-    return None
+    ask = _DATABASES.get(conn.dialect.name)
+    if ask is None:
+        raise UnknownPlanError(f"the plans of {conn.dialect.name} are not known to perfguard")
+    try:
+        with closing(conn.connection.cursor()) as cursor:
+            return ask(cursor, statement, parameters)
+    except Exception as error:
+        raise UnknownPlanError(
+            f"EXPLAIN of {found.label} failed with {type(error).__name__}"
+        ) from error
 
 
 def _sqlite(cursor: Any, statement: str, parameters: Any) -> str | None:
@@ -51,15 +63,20 @@ def _sqlite(cursor: Any, statement: str, parameters: Any) -> str | None:
 
 
 def _postgresql(cursor: Any, statement: str, parameters: Any) -> str | None:
-    cursor.execute(f"SAVEPOINT {_SAVEPOINT}")
+    try:
+        cursor.execute(f"SAVEPOINT {_SAVEPOINT}")
+        undo = [f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}", f"RELEASE SAVEPOINT {_SAVEPOINT}"]
+    except Exception:  # noqa: BLE001 - each driver has an error of its own for it
+        # In autocommit mode there is no transaction to return into.
+        cursor.execute("BEGIN")
+        undo = ["ROLLBACK"]
     try:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(f"EXPLAIN {statement}", parameters)
-        lines = [str(row[0]) for row in cursor.fetchall()]
+        return _postgresql_scan([str(row[0]) for row in cursor.fetchall()])
     finally:
-        cursor.execute(f"ROLLBACK TO SAVEPOINT {_SAVEPOINT}")
-        cursor.execute(f"RELEASE SAVEPOINT {_SAVEPOINT}")
-    return _postgresql_scan(lines)
+        for command in undo:
+            cursor.execute(command)
 
 
 def _postgresql_scan(plan: list[str]) -> str | None:
@@ -74,3 +91,9 @@ def _postgresql_scan(plan: list[str]) -> str | None:
         if match and "Filter:" in details and "Cond:" not in details:
             return match[0]
     return None
+
+
+_DATABASES: dict[str, Callable[[Any, str, Any], str | None]] = {
+    "sqlite": _sqlite,
+    "postgresql": _postgresql,
+}

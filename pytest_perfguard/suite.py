@@ -52,7 +52,7 @@ class Suite:
         run = self.run()
         full = bool(option(config, ""))
         notices = self._notices(run, whole=is_whole(config, terminal))
-        if not (run.records or notices or full):
+        if not (run.records or notices or full) or config.getoption("collectonly"):
             return
         lines = summary(
             run,

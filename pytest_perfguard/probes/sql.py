@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from pytest_perfguard.callsite import outwards, waiting_frames
+from pytest_perfguard.errors import PerfguardError
 from pytest_perfguard.fingerprint import Fingerprint, Kind, fingerprint
 from pytest_perfguard.metrics import UNCOUNTED
 from pytest_perfguard.probes.sql_advice import describe, fix
@@ -53,11 +54,16 @@ class SqlProbe:
         """
         if self._undo:
             return
-        from sqlalchemy import event  # noqa: PLC0415 - an optional library
+        import sqlalchemy  # noqa: PLC0415 - an optional library
+        from sqlalchemy import event  # noqa: PLC0415
         from sqlalchemy.engine import Engine  # noqa: PLC0415
         from sqlalchemy.orm import Session  # noqa: PLC0415
         from sqlalchemy.pool import Pool  # noqa: PLC0415
 
+        if sqlalchemy.__version__.startswith("1."):
+            raise PerfguardError(
+                f"SQLAlchemy {sqlalchemy.__version__} is installed; 2.0 or newer can be measured"
+            )
         from pytest_perfguard.probes import sqlalchemy_internals as internals  # noqa: PLC0415
 
         def listen(target: type, name: str, listener: Any) -> None:
@@ -233,12 +239,7 @@ class SqlProbe:
             if cause is not None:
                 tally.facts["cause"] = cause.how
             if span.explain and kind in (Kind.READ, Kind.WRITE) and not context.executemany:
-                from pytest_perfguard.plans import full_scan  # noqa: PLC0415 - only where asked for
-
-                scan = full_scan(context.root_connection, statement, parameters, found)
-                if scan:
-                    tally.full_scans = 1
-                    tally.facts["plan"] = scan
+                _explain(span, tally, statement, parameters, context, found)
         if len(ledger.known) >= _MAX_ALIASES:
             ledger.known.clear()
         return known
@@ -283,6 +284,27 @@ class SqlProbe:
                 span.level("pool_peak", pool.checkedout() / (size() + overflow))
 
         return checkout
+
+
+def _explain(
+    span: OpenSpan,
+    tally: LiveTally,
+    statement: str,
+    parameters: Any,
+    context: Any,
+    found: Fingerprint,
+) -> None:
+    from pytest_perfguard.plans import UnknownPlanError, full_scan  # noqa: PLC0415 - if asked for
+
+    try:
+        plan = full_scan(context.root_connection, statement, parameters, found)
+    except UnknownPlanError as error:
+        span.notes[str(error)] = None
+        tally.unplanned = 1
+        return
+    if plan:
+        tally.full_scans = 1
+        tally.facts["plan"] = plan
 
 
 def _waiting_user_frame(is_user: Mapping[str, bool]) -> FrameType | None:

@@ -45,6 +45,7 @@ class LiveTally:
         "shown",
         "site",
         "subject",
+        "unplanned",
     )
 
     def __init__(self, operation: str, kind: str, label: str, site: Site | None = None) -> None:
@@ -73,6 +74,7 @@ class LiveTally:
         self.errors = 0
         self.commits = 0
         self.full_scans = 0
+        self.unplanned = 0
         self.samples: list[str] = []
         self.moment: list[Any] = ["", 0, 0.0, 0.0]
 
@@ -85,6 +87,7 @@ class LiveTally:
             "errors": self.errors,
             "commits": self.commits,
             "full_scans": self.full_scans,
+            "unplanned": self.unplanned,
         }
         return Tally(
             probe="sql",
