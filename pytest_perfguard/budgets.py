@@ -51,14 +51,15 @@ def read_limits(
 def matches(pattern: str, nodeid: str) -> bool:
     """Return whether a pattern covers a test.
 
-    It is compared with the node id and with its path; ``*`` crosses slashes, and the name of a
-    directory covers all below it.
+    It is compared with the node id and with its path; ``*`` and ``?`` are the only wildcards,
+    since node ids hold brackets, ``*`` crosses slashes, and a directory covers all below it.
     """
     path = nodeid.partition("::")[0]
+    pattern = pattern.replace("[", "[[]")
     return (
         fnmatchcase(nodeid, pattern)
         or fnmatchcase(path, pattern)
-        or path.startswith(pattern.rstrip("/") + "/")
+        or fnmatchcase(path, f"{pattern.rstrip('/')}/*")
     )
 
 

@@ -1,7 +1,7 @@
 """What a SQL statement is, apart from its values; pure text, no database library.
 
 Two executions are *the same statement* when their normalised texts are equal: literals and
-parameters become ``?``, lists of them ``(...)``, comments and layout go. The same pass over the
+parameters become ``?``, lists of them ``(...)``, comments and layout go. The same reading of the
 text also finds the class of the statement, the tables it names, whether it serves many keys at
 once, and which parameters only say *which page* of a result is wanted.
 """
@@ -12,44 +12,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 # Beyond this a statement is cut before it is read: no identifier that matters comes so late, and
 # reading megabytes of literals would cost more than the statement itself.
 MAX_LENGTH = 20_000
-
-_TOKEN = re.compile(
-    r"""
-    (?P<space>   (?:\s|--[^\n]*(?:\n|\Z)|/\*.*?(?:\*/|\Z))+ )
-  | (?P<string>  (?:[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z))
-               | (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*(?:'|\Z)
-               | \$(?P<tag>[A-Za-z_]*)\$.*?(?:\$(?P=tag)\$|\Z) )
-  | (?P<name>    "(?:[^"]|"")*(?:"|\Z) | `(?:[^`]|``)*(?:`|\Z) )
-  | (?P<param>   (?: %\((?P<py>\w+)\)s | %s | \?\d* | (?<!:):(?P<named>[A-Za-z_]\w*)
-                   | \$(?P<pos>\d+) )
-                 (?:::[A-Za-z_]\w*
-                   (?:[ ](?:PRECISION|VARYING|WITH(?:OUT)?[ ]TIME[ ]ZONE))?(?:\[\])*)? )
-  | (?P<word>    [^\W\d][\w$]* )
-  | (?P<number>  0[xX][0-9a-fA-F]+ | (?:\d[\d_]*)?\.?\d+(?:[eE][+-]?\d+)?\b\.? )
-  | (?P<compare> <> | != | <= | >= | < | > )
-  | (?P<other>   . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_BACKSLASH_STRING = re.compile(
-    r"""'(?:[^'\\]|\\.|'')*(?:'|\Z)|"(?:[^"\\]|\\.|"")*(?:"|\Z)""", re.DOTALL
-)
-
-_LIST = r"\((?:\?|\(\?(?:, ?\?)*\))(?:, ?(?:\?|\(\?(?:, ?\?)*\)))*\)"
-_IN_LIST = re.compile(rf"\bIN {_LIST}", re.IGNORECASE)
-_VALUES = re.compile(r"\bVALUES \(.*\)(?:, ?\(.*\))+", re.IGNORECASE)
-_ARRAY = re.compile(r"= (?:ANY|ALL) ?\(\?", re.IGNORECASE)
-_TABLE = re.compile(
-    r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?:ONLY\s+)?((?:[\w$]+|\"[^\"]+\"|`[^`]+`)(?:\.(?:[\w$]+|\"[^\"]+\"|`[^`]+`))*)",
-    re.IGNORECASE,
-)
-_CATALOGUE = re.compile(
-    r"\b(?:pg_catalog|information_schema|sqlite_(?:master|schema|temp_master))\b", re.IGNORECASE
-)
 
 
 class Kind(StrEnum):
@@ -63,21 +30,6 @@ class Kind(StrEnum):
     OTHER = "other"
 
 
-_KINDS = {
-    **dict.fromkeys(("SELECT", "VALUES", "TABLE"), Kind.READ),
-    **dict.fromkeys(("INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "COPY"), Kind.WRITE),
-    **dict.fromkeys(
-        ("CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "REINDEX"),
-        Kind.SCHEMA,
-    ),
-    **dict.fromkeys(("PRAGMA", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"), Kind.CATALOGUE),
-    **dict.fromkeys(
-        ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"),
-        Kind.TRANSACTION,
-    ),
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """A statement without its values.
@@ -86,7 +38,7 @@ class Fingerprint:
         text: normalised statement.
         kind: its class.
         label: leading verb and first table, e.g. ``SELECT users``.
-        tables: names of the tables after FROM, JOIN, INTO and UPDATE, lower case, no schema.
+        tables: names of the tables it reads or writes, lower case, without their schema.
         batched: it serves several keys at once (an IN list of two or more, ``= ANY(array)``).
         paging: parameters that choose the page of a result: those of LIMIT and OFFSET, and the
             bounds of a keyset page. Positions count from 0; named parameters by their name.
@@ -107,31 +59,45 @@ def fingerprint(sql: str, *, backslash_escapes: bool = False) -> Fingerprint:
 
     Args:
         sql: the text as the driver gets it.
-        backslash_escapes: the dialect takes ``\'`` and ``"..."`` as parts of string literals
-            (MySQL and MariaDB do by default).
+        backslash_escapes: the dialect takes ``\'`` and ``"..."`` as parts of string literals and
+            ``#`` as a comment (MySQL and MariaDB do by default).
     """
-    cut = len(sql) > MAX_LENGTH
-    source = sql[:MAX_LENGTH] if cut else sql
-    if backslash_escapes:
-        source = _BACKSLASH_STRING.sub("'?'", source)
-    reader = _Reader(source)
-    text = "".join(reader.parts).strip().rstrip(";").rstrip()
-    batched = reader.has_list or bool(_ARRAY.search(text))
-    text = _IN_LIST.sub("IN (...)", text)
-    text = _VALUES.sub("VALUES (...)", text)
-    tables = tuple(_bare(match[1]) for match in _TABLE.finditer(text))
-    kind = _kind(reader.words, text)
-    verb = reader.words[0] if reader.words else "?"
-    if verb == "WITH":
-        verb = _main_verb(reader.words)
+    source = sql[:MAX_LENGTH]
+    if not _DECEPTIVE.search(source):
+        source = _PLAIN_LITERAL.sub(_same_kind_of_literal, source)
+    return _read(source, backslash_escapes, len(sql) > MAX_LENGTH)
+
+
+# Statements that differ in plain literals alone are read once: where neither a comment nor a
+# quoted name can hold an apostrophe, one substitution makes them equal.
+_DECEPTIVE = re.compile(r"--|/\*|[#$\\\"`]")
+_PLAIN_LITERAL = re.compile(r"'(?:[^']|'')*'|(?<![\w:?.%])\d+(?![\w.])")
+
+
+def _same_kind_of_literal(match: re.Match[str]) -> str:
+    return "''" if match[0][0] == "'" else "0"
+
+
+@lru_cache(maxsize=4_096)
+def _read(source: str, backslash_escapes: bool, cut: bool) -> Fingerprint:  # noqa: FBT001 - a cache's key
+    tokens = list(_tokens(source, _MYSQL if backslash_escapes else _STANDARD))
+    solid = [token for token in tokens if token.kind != "space"]
+    tables = _tables(solid)
+    verb = _verb(solid)
+    kind = _kind(verb, solid)
+    text, batched = _normalise(tokens)
+    first = min(tables, key=lambda table: table[0] > 0, default=None)
     return Fingerprint(
-        text=text + (" …" if cut else ""),
+        text=f"{text} …" if cut else text,
         kind=kind,
-        label=f"{verb} {tables[0]}" if tables else verb,
-        tables=frozenset(name.lower() for name in tables),
+        label=f"{verb} {first[1]}" if first else verb or "?",
+        tables=frozenset(name.lower() for _, name in tables),
         batched=batched,
-        paging=frozenset(reader.paging) if kind is Kind.READ else frozenset(),
-        literal=reader.literal,
+        paging=_paging(solid) if kind is Kind.READ else frozenset(),
+        literal=any(
+            token.kind == "value" and not _follows_paging_word(solid, number)
+            for number, token in enumerate(solid)
+        ),
     )
 
 
@@ -166,108 +132,298 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
-class _Reader:
-    """One pass over the tokens of a statement."""
-
-    def __init__(self, source: str) -> None:
-        self.parts: list[str] = []
-        self.words: list[str] = []
-        self.paging: set[int | str] = set()
-        self.literal = False
-        self.has_list = False
-        self._parameters = 0
-        self._bounds: list[int | str] = []
-        self._read(source)
-        # A range predicate is a keyset bound only where rows are also ordered and limited.
-        if {"LIMIT", "FETCH"} & set(self.words) and "ORDER" in self.words:
-            self.paging.update(self._bounds)
-
-    def _read(self, source: str) -> None:  # noqa: C901, PLR0912 - one case for each kind of token
-        last_word = ""
-        after_compare = False
-        bound_depth: int | None = None
-        depth = 0
-        in_list: list[int] = []
-        for kind, match in _tokens(source):
-            text = match.group()
-            match kind:
-                case "space":
-                    if self.parts and self.parts[-1] not in (" ", "("):
-                        self.parts.append(" ")
-                    continue
-                case "param":
-                    key = self._parameter_key(match)
-                    if last_word in ("LIMIT", "OFFSET", "FIRST", "NEXT", "TOP"):
-                        self.paging.add(key)
-                    elif after_compare or bound_depth is not None:
-                        self._bounds.append(key)
-                    self.parts.append("?")
-                case "string" | "number":
-                    # The value of a paging literal says nothing about what is asked for.
-                    self.literal |= last_word not in ("LIMIT", "OFFSET", "FIRST", "NEXT", "TOP")
-                    self.parts.append("?")
-                case "word":
-                    last_word = text.upper()
-                    self.words.append(last_word)
-                    self.parts.append(text)
-                case "other" if text == "(":
-                    depth += 1
-                    if after_compare and bound_depth is None:
-                        bound_depth = depth
-                    if "".join(self.parts[-2:]).strip().upper() == "IN":
-                        in_list.append(depth)
-                    self.parts.append(text)
-                case "other" if text == ")":
-                    if bound_depth == depth:
-                        bound_depth = None
-                    if in_list and in_list[-1] == depth:
-                        in_list.pop()
-                    depth -= 1
-                    if self.parts[-1:] == [" "]:
-                        self.parts.pop()
-                    self.parts.append(text)
-                case "other" if text == ",":
-                    # A comma directly in the parentheses after IN parts two keys.
-                    self.has_list |= bool(in_list) and in_list[-1] == depth and last_word == "IN"
-                    self.parts.append(text)
-                case _:
-                    self.parts.append(text)
-            after_compare = kind == "compare" and text not in ("<>", "!=")
-
-    def _parameter_key(self, match: re.Match[str]) -> int | str:
-        if name := match["py"] or match["named"]:
-            return name
-        if match["pos"]:
-            return int(match["pos"]) - 1
-        self._parameters += 1
-        return self._parameters - 1
+# -- tokens --------------------------------------------------------------------------------
 
 
-def _tokens(source: str) -> Iterator[tuple[str, re.Match[str]]]:
-    for match in _TOKEN.finditer(source):
-        kind = match.lastgroup or "other"
-        yield (
-            ({"tag": "string", "py": "param", "named": "param", "pos": "param"}.get(kind, kind)),
-            match,
-        )
+@dataclass(frozen=True, slots=True)
+class _Token:
+    """A piece of a statement.
+
+    ``kind`` is ``space``, ``value`` (a literal), ``param``, ``name`` (quoted), ``word`` or
+    ``sign``; ``key`` is a parameter's name or position.
+    """
+
+    kind: str
+    text: str
+    key: int | str | None = None
+
+    @property
+    def upper(self) -> str:
+        return self.text.upper() if self.kind == "word" else self.text
 
 
-def _bare(name: str) -> str:
-    return name.rpartition(".")[2].strip('"`')
+_COMMON = r"""
+  | (?P<value>   0[xX][0-9a-fA-F_]+ | 0[bB][01_]+ | 0[oO][0-7_]+
+               | (?:\d[\d_]*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][+-]?\d+)? )
+  | (?P<param>   (?: %\((?P<pyformat>\w+)\)s | %s | \?\d* | (?<!:):(?P<named>[^\W\d]\w*)
+                   | \$(?P<position>\d+) )
+                 (?:::[^\W\d]\w*
+                   (?:[ ](?:PRECISION|VARYING|WITH(?:OUT)?[ ]TIME[ ]ZONE))?(?:\[\])*)? )
+  | (?P<word>    [^\W\d][\w$]* )
+  | (?P<sign>    ->>? | \#>>? | @> | <@ | <[-\#=]> | << | >> | <> | != | <= | >= | :: | . )
+"""
+_STANDARD = re.compile(
+    r"""
+    (?P<space>   (?: \s | --[^\n]*(?:\n|\Z) | /\*.*?(?:\*/|\Z) )+ )
+  | (?P<string>  [eE]'(?:[^'\\]|\\.|'')*(?:'|\\?\Z)
+               | (?:[bBxXnN]|[uU]&)?'(?:[^']|'')*(?:'|\Z)
+               | \$(?P<tag>(?:[^\W\d]\w*)?)\$.*?(?:\$(?P=tag)\$|\Z) )
+  | (?P<name>    "(?:[^"]|"")*(?:"|\Z) | `(?:[^`]|``)*(?:`|\Z) )
+"""
+    + _COMMON,
+    re.VERBOSE | re.DOTALL,
+)
+_MYSQL = re.compile(
+    r"""
+    (?P<space>   (?: \s | (?:--|\#)[^\n]*(?:\n|\Z) | /\*.*?(?:\*/|\Z) )+ )
+  | (?P<string>  [bBxXnN]?'(?:[^'\\]|\\.|'')*(?:'|\\?\Z) | "(?:[^"\\]|\\.|"")*(?:"|\\?\Z) )
+  | (?P<name>    `(?:[^`]|``)*(?:`|\Z) )
+"""
+    + _COMMON,
+    re.VERBOSE | re.DOTALL,
+)
 
 
-def _main_verb(words: Sequence[str]) -> str:
-    verbs = [word for word in words if word in ("INSERT", "UPDATE", "DELETE", "MERGE")]
-    return verbs[0] if verbs else "SELECT"
+def _tokens(source: str, grammar: re.Pattern[str]) -> Iterator[_Token]:
+    positions = 0
+    for match in grammar.finditer(source):
+        groups = match.groupdict()
+        if groups["space"] is not None:
+            yield _Token("space", " ")
+        elif groups["string"] is not None or groups["value"] is not None:
+            yield _Token("value", "?")
+        elif groups["param"] is not None:
+            key: int | str | None = groups["pyformat"] or groups["named"]
+            if groups["position"]:
+                key = int(groups["position"]) - 1
+            elif key is None:
+                key = positions
+                positions += 1
+            yield _Token("param", "?", key)
+        else:
+            kind = next(kind for kind in ("name", "word", "sign") if groups[kind] is not None)
+            yield _Token(kind, match.group())
 
 
-def _kind(words: Sequence[str], text: str) -> Kind:
-    if not words:
-        return Kind.OTHER
-    verb = _main_verb(words) if words[0] == "WITH" else words[0]
-    kind = _KINDS.get(verb, Kind.OTHER)
-    if verb == "PREPARE" and words[1:2] == ["TRANSACTION"]:
+# -- the class, and the tables -------------------------------------------------------------
+
+_WRITES = ("INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "COPY")
+_KINDS = {
+    **dict.fromkeys(("SELECT", "VALUES", "TABLE"), Kind.READ),
+    **dict.fromkeys(_WRITES, Kind.WRITE),
+    **dict.fromkeys(
+        ("CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT", "GRANT", "REVOKE", "REINDEX"),
+        Kind.SCHEMA,
+    ),
+    **dict.fromkeys(("PRAGMA", "SHOW", "DESCRIBE", "DESC", "EXPLAIN"), Kind.CATALOGUE),
+    **dict.fromkeys(
+        ("BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE"),
+        Kind.TRANSACTION,
+    ),
+}
+_CATALOGUES = {
+    "pg_catalog", "information_schema", "sqlite_master", "sqlite_schema", "sqlite_temp_master",
+}  # fmt: skip
+_BEFORE_TABLES = ("FROM", "JOIN", "INTO", "UPDATE")
+# An UPDATE or FROM behind one of these begins no clause: FOR UPDATE, DO UPDATE, ON DUPLICATE KEY
+# UPDATE, IS DISTINCT FROM.
+_NO_CLAUSE_AFTER = ("FOR", "DO", "KEY", "DISTINCT")
+_BETWEEN = ("ONLY", "LATERAL", "IGNORE", "TABLE")
+_QUERY_WORDS = ("SELECT", "WITH", "VALUES", *_WRITES)
+_ENDS_TABLES = (
+    "WHERE",
+    "ON",
+    "USING",
+    "SET",
+    "GROUP",
+    "ORDER",
+    "LIMIT",
+    "HAVING",
+    "UNION",
+    "VALUES",
+)
+
+
+def _verb(solid: Sequence[_Token]) -> str:
+    """Return the leading verb; of a WITH the first write in it, or SELECT."""
+    words = [token.upper for token in solid if token.kind == "word"]
+    if not words or words[0] != "WITH":
+        return words[0] if words else ""
+    for number, word in enumerate(words):
+        if word in _WRITES and words[number - 1] not in _NO_CLAUSE_AFTER:
+            return word
+    return "SELECT"
+
+
+def _kind(verb: str, solid: Sequence[_Token]) -> Kind:
+    if verb == "PREPARE" and any(token.upper == "TRANSACTION" for token in solid[1:2]):
         return Kind.TRANSACTION
-    if kind is Kind.READ and _CATALOGUE.search(text):
+    kind = _KINDS.get(verb, Kind.OTHER)
+    if kind is Kind.READ and any(token.text.strip('"`').lower() in _CATALOGUES for token in solid):
         return Kind.CATALOGUE
     return kind
+
+
+def _tables(solid: Sequence[_Token]) -> list[tuple[int, str]]:
+    """Return the tables in the order they are named, each with the depth of its parentheses."""
+    found: list[tuple[int, str]] = []
+    # For each open parenthesis, whether what is inside it is a query: FROM is a clause only in
+    # one, and something else in EXTRACT(year FROM born).
+    queries = [True]
+    wanted = listed = False
+    for number, token in enumerate(solid):
+        word = token.upper
+        before = solid[number - 1].upper if number else ""
+        if word == "(":
+            inside = solid[number + 1].upper if number + 1 < len(solid) else ""
+            queries.append(inside in _QUERY_WORDS)
+            wanted &= inside not in _QUERY_WORDS
+        elif word == ")":
+            wanted = False
+            if len(queries) > 1:
+                queries.pop()
+        elif wanted and token.kind in ("word", "name") and word not in (*_BETWEEN, *_QUERY_WORDS):
+            if _at(solid, number + 1) != ".":
+                found.append((len(queries) - 1, _unquoted(token.text)))
+                wanted = False
+        elif token.kind == "word" and word in _BEFORE_TABLES:
+            is_clause = word == "JOIN" or (queries[-1] and before not in _NO_CLAUSE_AFTER)
+            wanted = is_clause
+            listed = word == "FROM" and is_clause
+        elif word == "," and listed and queries[-1]:
+            wanted = True
+        elif word in _ENDS_TABLES:
+            wanted = listed = False
+    return found
+
+
+def _at(solid: Sequence[_Token], number: int) -> str:
+    return solid[number].text if number < len(solid) else ""
+
+
+def _unquoted(name: str) -> str:
+    return name.strip('"`')
+
+
+# -- pages ---------------------------------------------------------------------------------
+
+_PAGING_WORDS = ("LIMIT", "OFFSET", "FIRST", "NEXT", "TOP")
+_BOUNDING = ("<", ">", "<=", ">=")
+
+
+def _follows_paging_word(solid: Sequence[_Token], number: int) -> bool:
+    """Return whether a value says how long a page is or where it begins, as in ``LIMIT 10``."""
+    before = [token.upper for token in solid[max(number - 3, 0) : number]]
+    if before[-1:] == ["("]:
+        before.pop()
+    elif before[-2:] == ["?", ","]:  # LIMIT 20, 10
+        del before[-2:]
+    return before[-1:] != [] and before[-1] in _PAGING_WORDS
+
+
+def _paging(solid: Sequence[_Token]) -> frozenset[int | str]:
+    pages: set[int | str] = set()
+    bounds: set[int | str] = set()
+    depth = 0
+    row_value: int | None = None
+    for number, token in enumerate(solid):
+        follows_bound = number > 0 and solid[number - 1].text in _BOUNDING
+        if token.text == "(":
+            depth += 1
+            if follows_bound and row_value is None:
+                row_value = depth
+        elif token.text == ")":
+            if row_value == depth:
+                row_value = None
+            depth -= 1
+        elif token.key is not None:
+            if _follows_paging_word(solid, number):
+                pages.add(token.key)
+            elif follows_bound or row_value is not None:
+                bounds.add(token.key)
+    words = {token.upper for token in solid if token.kind == "word"}
+    # A range is a keyset page's bound only where rows are also ordered and limited.
+    is_keyset = "ORDER" in words and bool({"LIMIT", "FETCH", "TOP"} & words)
+    return frozenset(pages | bounds if is_keyset else pages)
+
+
+# -- the text ------------------------------------------------------------------------------
+
+
+def _normalise(tokens: Sequence[_Token]) -> tuple[str, bool]:
+    """Return the text, and whether it holds a list of several keys."""
+    parts: list[str] = []
+    batched = False
+    number = 0
+    while number < len(tokens):
+        token = tokens[number]
+        word = token.upper
+        parts.append(token.text)
+        number += 1
+        opening = number + (_kind_at(tokens, number) == "space")
+        if token.kind == "word" and word in ("IN", "ANY", "ALL", "SOME"):
+            end, items = _values(tokens, opening)
+            if items:
+                batched |= items > 1 or word != "IN"
+                if items > 1 or word == "IN":
+                    parts.append(" (...)")
+                    number = end
+        elif token.kind == "word" and word == "VALUES":
+            end, rows = _rows(tokens, opening)
+            if rows > 1:
+                parts.append(" (...)")
+                number = end
+    text = "".join(parts).replace("( ", "(").replace(" )", ")")
+    return re.sub(" +", " ", text).strip(" ;"), batched
+
+
+def _kind_at(tokens: Sequence[_Token], number: int) -> str:
+    return tokens[number].kind if number < len(tokens) else ""
+
+
+def _values(tokens: Sequence[_Token], opening: int) -> tuple[int, int]:
+    """Read a parenthesis that holds nothing but values, or rows of them.
+
+    Returns:
+        Where it ends, and how many values or rows it holds; 0 if there is anything else in it.
+    """
+    if opening >= len(tokens) or tokens[opening].text != "(":
+        return opening, 0
+    depth, items = 0, 1
+    for number in range(opening, len(tokens)):
+        text = tokens[number].text
+        if text in ("(", "["):
+            depth += 1
+        elif text in (")", "]"):
+            depth -= 1
+            if depth == 0:
+                return number + 1, items if number > opening + 1 else 0
+        elif text == ",":
+            items += depth == _list_depth(tokens, opening)
+        elif tokens[number].kind not in ("space", "value", "param") and text.upper() != "ARRAY":
+            return opening, 0
+    # The statement was cut within the list.
+    return len(tokens), items
+
+
+def _list_depth(tokens: Sequence[_Token], opening: int) -> int:
+    """Return how deep the commas are that part the values: one more in ``(ARRAY[?, ?])``."""
+    return 1 + any(token.upper == "ARRAY" for token in tokens[opening : opening + 3])
+
+
+def _rows(tokens: Sequence[_Token], opening: int) -> tuple[int, int]:
+    """Read the rows of a VALUES; returns where the last one ends, and how many there are."""
+    rows, end, number = 0, opening, opening
+    while number < len(tokens) and tokens[number].text == "(":
+        depth = 0
+        while number < len(tokens):
+            depth += (tokens[number].text == "(") - (tokens[number].text == ")")
+            number += 1
+            if depth == 0:
+                break
+        rows, end = rows + 1, number
+        while number < len(tokens) and (
+            tokens[number].kind == "space" or tokens[number].text == ","
+        ):
+            number += 1
+    return end, rows

@@ -56,7 +56,9 @@ def _fold_tallies(tallies: Iterable[Tally], max_tallies: int) -> tuple[Tally, ..
         )
         if key not in folded and len(folded) >= max_tallies:
             key = (tally.probe, tally.kind)
-            tally = replace(tally, operation="(other operations)", label="(other)", site=None)  # noqa: PLW2901 - the rest of the loop is about what it is folded into
+            folded_into = Tally(tally.probe, "(other operations)", tally.kind, "(other)")
+            folded[key] = add(folded.get(key, folded_into), tally)
+            continue
         known = folded.get(key)
         folded[key] = tally if known is None else add(known, tally)
     return tuple(folded.values())

@@ -48,9 +48,10 @@ class Metric:
 
     def observed(self, span: Span) -> bool:
         """Return whether the span holds anything that this metric is about."""
-        if self.measure(span) is None:
-            return False
-        return not self.tallied or any(True for _ in _tallies(span, self.probe))
+        value = self.measure(span)
+        if value is None or not self.tallied:
+            return value is not None
+        return bool(value) or any(True for _ in _tallies(span, self.probe))
 
     def keeps(self, value: float, limit: float) -> bool:
         """Return whether the value is within the limit."""

@@ -62,7 +62,11 @@ def _parse(path: Path) -> ast.Module | None:
 
 def _line_in_pytestmark(body: list[ast.stmt], mark: str, keyword: str | None) -> int | None:
     for node in body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
         if any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in targets):
             return _line_in(node, mark, keyword)
     return None

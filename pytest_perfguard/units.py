@@ -36,13 +36,14 @@ _SCALES: dict[Unit, dict[str, float]] = {
         "GiB": 2**30,
     },
 }
+_LARGEST = 1e15
 EXAMPLES = {
     Unit.COUNT: "3",
     Unit.SECONDS: "'100ms' or '1.5s'",
     Unit.SHARE: "'80%' or 0.8",
     Unit.BYTES: "'20KiB' or 20480",
 }
-_QUANTITY = re.compile(r"\s*([+-]?[\d_]*\.?\d+(?:[eE][+-]?\d+)?)\s*([a-zA-Zµ%]*)\s*")
+_QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:_\d+)*)?\.?\d+(?:[eE][+-]?\d+)?)\s*([a-zA-Zµ%]*)\s*")
 
 
 def parse(value: object, unit: Unit) -> float:
@@ -55,22 +56,12 @@ def parse(value: object, unit: Unit) -> float:
         LimitError: if it is not a number, has another kind of unit, is negative or not finite.
     """
     example = f"write {EXAMPLES[unit]}"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise LimitError(f"{value!r} is not a limit: {example}")
-    if isinstance(value, str):
-        match = _QUANTITY.fullmatch(value)
-        if not match:
-            raise LimitError(f"{value!r} is not a number with a unit: {example}")
-        number, suffix = float(match[1]), match[2]
-    else:
-        number, suffix = float(value), ""
+    number, suffix = _split(value, example)
     scales = _SCALES[unit]
     if suffix not in scales:
         if not suffix:
             raise LimitError(f"{value!r} has no unit: {example}")
         raise LimitError(f"{suffix!r} in {value!r} is not a unit of {unit}: {example}")
-    if not math.isfinite(number):
-        raise LimitError(f"{value!r} is not a finite number: {example}")
     if number < 0:
         raise LimitError(f"{value!r} is negative: {example}")
     if unit is Unit.COUNT and number != int(number):
@@ -78,6 +69,22 @@ def parse(value: object, unit: Unit) -> float:
     if unit is Unit.SHARE and not suffix and number > 1:
         raise LimitError(f"{value!r} is more than 1: {example}")
     return number * scales[suffix]
+
+
+def _split(value: object, example: str) -> tuple[float, str]:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise LimitError(f"{value!r} is not a limit: {example}")
+    number, suffix = value, ""
+    if isinstance(number, str):
+        match = _QUANTITY.fullmatch(number)
+        if not match:
+            raise LimitError(f"{value!r} is not a number with a unit: {example}")
+        number, suffix = float(match[1]), match[2]
+    if isinstance(number, float) and not math.isfinite(number):
+        raise LimitError(f"{value!r} is not a finite number: {example}")
+    if number > _LARGEST:
+        raise LimitError(f"{value!r} is larger than any limit: {example}")
+    return number, suffix
 
 
 def show(value: float | None, unit: Unit) -> str:
@@ -88,7 +95,7 @@ def show(value: float | None, unit: Unit) -> str:
         case Unit.COUNT:
             return f"{value:,.0f}"
         case Unit.SHARE:
-            return f"{value * 100:.3g} %"
+            return f"{_digits(value * 100)} %"
         case Unit.BYTES:
             return _scaled(value, (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1)))
         case Unit.SECONDS:
@@ -97,7 +104,14 @@ def show(value: float | None, unit: Unit) -> str:
 
 def _scaled(value: float, scales: tuple[tuple[str, float], ...]) -> str:
     fitting = [pair for pair in scales if value >= pair[1]]
-    suffix, scale = fitting[0] if fitting else scales[-1 if value else 0]
-    number = value / scale
-    # Three digits would turn 1,023 KiB into 1.02e+03.
-    return f"{number:.3g} {suffix}" if number < 1_000 else f"{number:,.0f} {suffix}"  # noqa: PLR2004
+    base = next(pair for pair in scales if pair[1] == 1)
+    suffix, scale = fitting[0] if fitting else scales[-1] if value else base
+    return f"{_digits(value / scale)} {suffix}"
+
+
+def _digits(number: float) -> str:
+    """Return three significant digits, without an exponent."""
+    if number >= 999.5:  # noqa: PLR2004 - what would be rounded to 1e+03
+        return f"{number:,.0f}"
+    text = f"{number:.3g}"
+    return f"{number:.6f}".rstrip("0").rstrip(".") if "e" in text else text

@@ -49,45 +49,46 @@ class Waivers:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._files: dict[str, dict[int, Waiver]] = {}
+        self._files: dict[str, dict[int, list[Waiver]]] = {}
 
     def apply(self, findings: Sequence[Finding]) -> tuple[Finding, ...]:
         """Return the findings, those that a waiver covers with its reason."""
-        return tuple(
-            replace(finding, waiver=waiver.reason)
-            if (waiver := self._at(finding.tally.site))
-            and not waiver.problem
-            and finding.metric in waiver.metrics
-            else finding
-            for finding in findings
-        )
+        return tuple(self._apply(finding) for finding in findings)
+
+    def _apply(self, finding: Finding) -> Finding:
+        for waiver in self._at(finding.tally.site):
+            if finding.metric in waiver.metrics:
+                return replace(finding, waiver=waiver.reason)
+        return finding
 
     def passed(self, tallies: Iterable[Tally]) -> tuple[Waiver, ...]:
         """Return the waivers on the lines that the tallies came from."""
-        found = (self._at(tally.site) for tally in tallies)
-        return tuple(dict.fromkeys(waiver for waiver in found if waiver))
+        found = (waiver for tally in tallies for waiver in self._at(tally.site))
+        return tuple(dict.fromkeys(found))
 
     def in_files(self, files: Iterable[tuple[str, str]]) -> tuple[Waiver, ...]:
         """Return every waiver in files given as ``(shown name, file name)``."""
         return tuple(
             waiver
             for name, filename in files
-            for waiver in self._read(name, Path(filename)).values()
+            for waivers in self._read(name, Path(filename)).values()
+            for waiver in waivers
         )
 
-    def _at(self, site: Site | None) -> Waiver | None:
+    def _at(self, site: Site | None) -> list[Waiver]:
         if site is None:
-            return None
+            return []
         lines = self._read(site.file, self._root / site.file)
-        if lines:
-            for line in range(site.line, site.end_line + 1):
-                if line in lines:
-                    return lines[line]
-        return None
+        if not lines:
+            return []
+        span = range(site.line, site.end_line + 1)
+        return [waiver for line in span for waiver in lines.get(line, ())]
 
-    def _read(self, name: str, path: Path) -> dict[int, Waiver]:
+    def _read(self, name: str, path: Path) -> dict[int, list[Waiver]]:
         if name not in self._files:
-            self._files[name] = dict(_parse(name, path))
+            self._files[name] = found = dict[int, list[Waiver]]()
+            for line, waiver in _parse(name, path):
+                found.setdefault(line, []).append(waiver)
         return self._files[name]
 
 

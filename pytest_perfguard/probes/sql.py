@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from time import perf_counter
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -210,7 +209,9 @@ class SqlProbe:
     ) -> Known:
         """Find out what can be known once of a statement text and the place it is run from."""
         inner = sys._getframe(3)
-        found = _fingerprint(statement, context.dialect.name)
+        found = fingerprint(
+            statement, backslash_escapes=context.dialect.name in _BACKSLASH_DIALECTS
+        )
         cause = internals.cause(context)
         kind = _CONNECT if internals.is_first_connect(outwards(inner)) else found.kind
         tally = ledger.tally(
@@ -315,8 +316,3 @@ def _waiting_user_frame(is_user: Mapping[str, bool]) -> FrameType | None:
                 return frame
             frame = frame.f_back
     return None
-
-
-@lru_cache(_MAX_ALIASES)
-def _fingerprint(statement: str, dialect: str) -> Fingerprint:
-    return fingerprint(statement, backslash_escapes=dialect in _BACKSLASH_DIALECTS)
