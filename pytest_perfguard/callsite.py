@@ -70,7 +70,7 @@ class CallSites:
             inner: where the event was seen.
             library: path of the probed library's package; calls inside it are not worth naming.
         """
-        through: CodeType | None = None
+        through = self.through(inner, library)
         found: FrameType | None = None
         callers: dict[str, None] = {}
         for frame in outwards(inner):
@@ -83,8 +83,6 @@ class CallSites:
                     callers[f"{called_at} in {_function(code)}"] = None
                 else:
                     break
-            elif found is None and through is None and self._is_named(code, library):
-                through = code
         if found is None:
             return None
         line, end_line = _lines(found)
@@ -95,9 +93,22 @@ class CallSites:
             line=line,
             function=function,
             end_line=end_line,
-            through=through and f"{_module(through)}.{through.co_qualname}",
+            through=through,
             callers=tuple(callers),
         )
+
+    def through(self, inner: FrameType | None, library: str) -> str | None:
+        """Return the function of another library that runs nearest to ``inner``, if one does.
+
+        The user's code ends the search: what lies beyond it did not run the event.
+        """
+        for frame in outwards(inner):
+            code = frame.f_code
+            if self.is_user[code.co_filename]:
+                return None
+            if self._is_named(code, library):
+                return f"{_module(code)}.{code.co_qualname}"
+        return None
 
     def show(self, filename: str) -> str:
         """Return the file relative to the root where it lies below it, with forward slashes."""

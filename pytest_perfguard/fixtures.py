@@ -65,7 +65,7 @@ class Block:
             raise RuntimeError(f"the block {self._name!r} has been entered already")
         recorder = self._guard.recorder
         recorder.start()
-        span = recorder.open(self._name, "block")
+        span = recorder.open(self._guard.block_name(self._item, self._name), "block")
         span.explain |= any(budget.metric.on_request for budget in self._budgets)
         self._measurement = Measurement(recorder, span)
         return self._measurement

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from inspect import unwrap
+from functools import wraps
+from inspect import iscoroutinefunction, unwrap
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
 from pytest_perfguard.errors import SettingError
@@ -47,6 +50,7 @@ class Plan:
     mistakes: tuple[str, ...] = ()
     root: OpenSpan | None = None
     verdicts: list[Verdict] = field(default_factory=list)
+    blocks: Counter[str] = field(default_factory=Counter)
     record: Record | None = None
 
     @property
@@ -115,15 +119,18 @@ class Guard:
         mistakes: list[str],
     ) -> Iterable[Budget]:
         if mark.args:
-            where = self._where(item, node, None)
+            where = self._where(item, node)
             shown = ", ".join(map(repr, mark.args))
             mistakes.append(f"{where}: takes keywords only, as in sql_queries=3; got {shown}")
         elif not mark.kwargs:
-            mistakes.append(f"{self._where(item, node, None)}: has no limit, as in sql_queries=3")
+            mistakes.append(f"{self._where(item, node)}: has no limit, as in sql_queries=3")
         for name, value in mark.kwargs.items():
-            yield from read_limits({name: value}, self._where(item, node, name), mistakes)
+            where = self._where(item, node, name, value)
+            yield from read_limits({name: value}, where, mistakes)
 
-    def _where(self, item: pytest.Item, node: Node, keyword: str | None) -> str:
+    def _where(
+        self, item: pytest.Item, node: Node, keyword: str | None = None, value: object = None
+    ) -> str:
         """Return where a mark was written, as ``perf_budget, file:line``."""
         names = [
             getattr(part, "originalname", None) or part.name
@@ -135,7 +142,7 @@ class Guard:
         if isinstance(function, FunctionType):
             # A test may be inherited from a class in another file.
             path, names = Path(function.__code__.co_filename), function.__qualname__.split(".")
-        line = mark_line(path, tuple(names), "perf_budget", keyword)
+        line = mark_line(path, tuple(names), "perf_budget", keyword, value)
         shown = path.relative_to(self._root) if path.is_relative_to(self._root) else path
         return f"perf_budget, {shown.as_posix()}" + (f":{line}" if line else "")
 
@@ -147,6 +154,7 @@ class Guard:
         plan = item.stash.get(PLAN, None)
         if plan is not None:
             plan.verdicts.clear()
+            plan.blocks.clear()
             plan.record = plan.root = None
             if self.with_setup:
                 self.begin(item, plan)
@@ -160,14 +168,17 @@ class Guard:
             return (yield)
         if plan.mistakes:
             pytest.fail("perfguard: " + "\n".join(plan.mistakes), pytrace=False)
-        if plan.root is None:
+        if isinstance(item, TestCaseFunction) and plan.root is None:
+            self._measure_method(item, plan)
+        elif plan.root is None:
             self.begin(item, plan)
         passed = False
         try:
             result = yield
             passed = True
         finally:
-            self.end(item, plan)
+            if plan.root is not None and not plan.root.closed:
+                self.end(item, plan)
         if passed and plan.record is not None:
             _raise_breaches(plan.record)
         return result
@@ -179,6 +190,31 @@ class Guard:
         if plan is not None and plan.root is not None and not plan.root.closed:
             self.recorder.close(plan.root)
         return (yield)
+
+    def _measure_method(self, item: TestCaseFunction, plan: Plan) -> None:
+        """Measure a ``unittest`` method alone: its set-up runs in the call phase too."""
+        method = getattr(item.instance, item.name)
+
+        @wraps(method)
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            self.begin(item, plan)
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.end(item, plan)
+
+        @wraps(method)
+        async def measured_async(*args: Any, **kwargs: Any) -> Any:
+            self.begin(item, plan)
+            try:
+                return await method(*args, **kwargs)
+            finally:
+                self.end(item, plan)
+
+        wrapper = measured_async if iscoroutinefunction(method) else measured
+        # pytest takes a plain method from the item, unittest a coroutine method from the object.
+        item.obj = wrapper
+        setattr(item.instance, item.name, wrapper)
 
     def begin(self, item: pytest.Item, plan: Plan) -> None:
         """Open the span of a test."""
@@ -214,6 +250,14 @@ class Guard:
             replace(budget, level=self.rules.level(item.nodeid, budget.metric.name))
             for budget in budgets
         )
+
+    def block_name(self, item: pytest.Item, name: str) -> str:
+        """Return a name for a block that no other block of the test has."""
+        plan = item.stash.get(PLAN, None)
+        if plan is None:
+            return name
+        plan.blocks[name] += 1
+        return name if plan.blocks[name] == 1 else f"{name} #{plan.blocks[name]}"
 
     def judge_block(self, item: pytest.Item, span: Span, budgets: Sequence[Budget]) -> None:
         """Judge a named block: with its test, or at once where there is no test to wait for."""

@@ -7,18 +7,22 @@ are looked through.
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
-def mark_line(path: Path, names: tuple[str, ...], mark: str, keyword: str | None) -> int | None:
+def mark_line(
+    path: Path, names: tuple[str, ...], mark: str, keyword: str | None, value: object = None
+) -> int | None:
     """Return the line of ``mark(keyword=...)`` on a function, class or module.
 
     Args:
         names: the classes and the function that lead to the marked object; empty for the module.
         keyword: the argument whose line is wanted; None for the mark's own.
+        value: of the keyword; tells which of several marks on one object it is.
 
     Returns:
         Line of the keyword, of the decorated object where the mark is not written out on it, or
@@ -28,12 +32,13 @@ def mark_line(path: Path, names: tuple[str, ...], mark: str, keyword: str | None
     found = _find(tree, names)
     if found is None:
         return None
-    if isinstance(found, ast.Module):
-        return _line_in_pytestmark(found.body, mark, keyword)
-    lines = [_line_in(decorator, mark, keyword) for decorator in found.decorator_list]
-    if isinstance(found, ast.ClassDef):
-        lines.append(_line_in_pytestmark(found.body, mark, keyword))
-    return next((line for line in lines if line is not None), found.lineno)
+    marked = [] if isinstance(found, ast.Module) else list[ast.AST](found.decorator_list)
+    if isinstance(found, ast.Module | ast.ClassDef):
+        marked += [node for node in found.body if _is_pytestmark(node)]
+    lines = [line for node in marked for line in _lines_in(node, mark, keyword)]
+    if lines:
+        return next((line for line, written in lines if written == repr(value)), lines[0][0])
+    return None if isinstance(found, ast.Module) else found.lineno
 
 
 def _find(tree: ast.Module | None, names: tuple[str, ...]) -> ast.Module | _Definition | None:
@@ -60,28 +65,25 @@ def _parse(path: Path) -> ast.Module | None:
         return None
 
 
-def _line_in_pytestmark(body: list[ast.stmt], mark: str, keyword: str | None) -> int | None:
-    for node in body:
-        targets: list[ast.expr] = []
-        if isinstance(node, ast.Assign):
-            targets = node.targets
-        elif isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        if any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in targets):
-            return _line_in(node, mark, keyword)
-    return None
+def _is_pytestmark(node: ast.stmt) -> bool:
+    targets: list[ast.expr] = []
+    if isinstance(node, ast.Assign):
+        targets = node.targets
+    elif isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+    return any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in targets)
 
 
-def _line_in(node: ast.AST, mark: str, keyword: str | None) -> int | None:
-    for call in ast.walk(node):
-        if not isinstance(call, ast.Call):
-            continue
-        name = call.func.attr if isinstance(call.func, ast.Attribute) else None
-        if name != mark:
-            continue
-        if keyword is None:
-            return call.lineno
-        for argument in call.keywords:
-            if argument.arg == keyword:
-                return argument.value.lineno
-    return None
+def _lines_in(node: ast.AST, mark: str, keyword: str | None) -> Iterator[tuple[int, str]]:
+    """Yield the line of each such mark, with the value as it is written."""
+    for part in ast.walk(node):
+        if keyword is None and isinstance(part, ast.Attribute) and part.attr == mark:
+            yield part.lineno, ""
+        elif (
+            isinstance(part, ast.Call)
+            and isinstance(part.func, ast.Attribute)
+            and part.func.attr == mark
+        ):
+            for argument in part.keywords:
+                if argument.arg == keyword:
+                    yield argument.value.lineno, ast.unparse(argument.value)

@@ -97,12 +97,16 @@ class Suite:
         return notices
 
 
+_SELECTING = ("keyword", "markexpr", "lf", "failedfirst", "newfirst", "stepwise", "deselect")
+
+
 def is_whole(config: pytest.Config, terminal: pytest.TerminalReporter) -> bool:
     """Return whether the session ran the whole suite: nothing selected, left out or cut short."""
     return not (
         config.args_source is config.ArgsSource.ARGS
+        # Under xdist the workers select, and do not say so: the options do.
+        or any(config.getoption(name, None) for name in _SELECTING)
         or terminal.stats.get("deselected")
-        or config.getoption("collectonly")
         or getattr(terminal._session, "shouldstop", False)
         or getattr(terminal._session, "shouldfail", False)
     )

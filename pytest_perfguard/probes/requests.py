@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -75,12 +75,12 @@ def _open(spans: Spans, client: object, args: Any, kwargs: Any) -> OpenSpan | No
     return spans.open(_name(args, kwargs), "request", owner=client)
 
 
-def _name(args: Any, kwargs: Any) -> str:
+def _name(args: Any, kwargs: Mapping[str, Any]) -> str:
     request = args[0] if args else kwargs.get("request")
-    if isinstance(request, dict):  # Django hands over a WSGI environment
-        method, url = request.get("REQUEST_METHOD"), request.get("PATH_INFO")
-    elif isinstance(request, str) or request is None:  # Werkzeug: open("/path", method="GET")
-        method, url = kwargs.get("method", "GET"), request or kwargs.get("path", "")
+    if "PATH_INFO" in kwargs:  # Django hands over a WSGI environment
+        method, url = kwargs.get("REQUEST_METHOD"), kwargs["PATH_INFO"]
+    elif request is None or isinstance(request, str):  # Werkzeug: open("/path", method="GET")
+        method, url = kwargs.get("method"), request or kwargs.get("path", "")
     else:
         method = getattr(request, "method", None)
         url = getattr(request, "url", None) or getattr(request, "path", "")

@@ -221,6 +221,10 @@ class SqlProbe:
             spans.sites.site(inner, internals.LIBRARY),
             cause.subject if cause else None,
         )
+        if tally.site is None:
+            through = spans.sites.through(inner, internals.LIBRARY)
+            if through is not None:
+                tally.facts["through"] = through
         tally.shown = kind not in UNCOUNTED
         tally.embedded = internals.is_embedded(inner)
         tally.batched = internals.is_batched_load(outwards(inner))

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from pytest_perfguard.probes.sqlalchemy_internals import Cause
 
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|\b\d+\b")
-_EQUALS = re.compile(r"WHERE (?:\S+\.)?\"?(\w+)\"? = \?(?: |$)")
+# A column that is compared with one value, and what tells the key among several of them.
+_EQUALS = re.compile(r"\b(?:WHERE|AND) (?:\S+\.)?\"?(\w+)\"? = \?")
+_KEY = re.compile(r"(?:.*_)?id", re.IGNORECASE)
 
 
 def fix(  # noqa: PLR0911 - one way out for each kind of statement
@@ -26,15 +28,13 @@ def fix(  # noqa: PLR0911 - one way out for each kind of statement
             )
         return f"{cause.fix}  # or joinedload" if cause.how == "lazy to-one" else cause.fix
     if found.kind is Kind.READ:
-        column = _EQUALS.search(found.text)
-        if entity and column:
-            return (
-                "load them in one query before the loop: "
-                f"select({entity}).where({entity}.{column[1]}.in_(keys))"
-            )
-        if column:
-            return f"load them in one query before the loop: ... WHERE {column[1]} IN (...)"
-        return "load them in one query before the loop"
+        advice = "load them in one query before the loop"
+        column = _key_column(found.text)
+        if column is None:
+            return advice
+        if entity is None:
+            return f"{advice}: ... WHERE {column} IN (...)"
+        return f"{advice}: select({entity}).where({entity}.{column}.in_(keys))"
     if found.kind is Kind.WRITE:
         if found.label.startswith("INSERT"):
             return (
@@ -46,6 +46,13 @@ def fix(  # noqa: PLR0911 - one way out for each kind of statement
             "WHERE key IN (...)"
         )
     return None
+
+
+def _key_column(text: str) -> str | None:
+    """Return the column that varies from one execution to the next, if there is no doubt."""
+    columns: list[str] = _EQUALS.findall(text)
+    keys = columns if len(columns) == 1 else [name for name in columns if _KEY.fullmatch(name)]
+    return keys[0] if len(keys) == 1 else None
 
 
 def describe(error: BaseException, operation: str) -> str:

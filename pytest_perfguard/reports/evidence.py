@@ -103,7 +103,7 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
         # A repeated statement explains how many there are; listing all would bury it.
         if wanted & names and not (candidates and "sql_queries" in names):
             for title, tally, advice in explain(tallies)[:_MAX_CAUSES]:
-                lines += [title, *_site(tally.site), *_statement(tally, width)]
+                lines += [title, *_site(tally), *_statement(tally, width)]
                 lines += [f"    fix: {advice}"] if advice else []
     lines += [
         f"waived: {f.metric} at {_line(f.tally.site)}: {f.waiver}" for f in findings if f.waiver
@@ -142,7 +142,7 @@ def cause(finding: Finding, width: int = 100) -> list[str]:
         title = f"{finding.weight}x {tally.label} read again with the same parameters"
         sets = f"{tally.count} times in all"
         fix = "read it once and pass the result on, or cache it for the request"
-    lines = [title, *_site(tally.site), *_statement(tally, width, sets)]
+    lines = [title, *_site(tally), *_statement(tally, width, sets)]
     if fix:
         lines.append(f"    fix: {fix}")
     return lines
@@ -159,9 +159,11 @@ def _repeated(tally: Tally) -> str:
     return f"{tally.label} run one at a time with other parameters"
 
 
-def _site(site: Site | None) -> list[str]:
+def _site(tally: Tally) -> list[str]:
+    site = tally.site
     if site is None:
-        return ["    at no line of your code: a library ran it on a thread of its own"]
+        by = tally.facts.get("through", "a library on a thread of its own")
+        return [f"    at no line of your code: run by {by}"]
     lines = [f"    at {site}" + (f", through {site.through}" if site.through else "")]
     lines += [f"       from {caller}" for caller in site.callers[:2]]
     return lines
@@ -172,12 +174,8 @@ def _line(site: Site | None) -> str:
 
 
 def _statement(tally: Tally, width: int, remark: str = "") -> list[str]:
-    space = width - 4 - (len(remark) + 4 if remark else 0)
-    lines = [
-        f"    {shorten(tally.operation, max(space, 40))}" + (f"    {remark}" if remark else "")
-    ]
-    lines += [f"    parameters: {sample}" for sample in tally.samples]
-    return lines
+    remark = remark and f"    {remark}"
+    return [f"    {shorten(tally.operation, max(width - 4 - len(remark), 40))}{remark}"]
 
 
 _Explained = list[tuple[str, Tally, str | None]]

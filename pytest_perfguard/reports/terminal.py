@@ -28,6 +28,7 @@ def summary(
         lines += _top_list("most time in SQL", run, top, "sql_time", Unit.SECONDS)
         lines += _most_repeats(run, top, width)
         lines += _candidates(run, top, width)
+    lines += _parameters(run.records, top, width)
     lines.append(denominator(run))
     return lines
 
@@ -117,6 +118,19 @@ def _candidates(run: Run, top: int, width: int) -> list[str]:
     waived = len(found) - len(open_ones)
     if waived:
         lines.append(f"{_number(waived, 'candidate N+1')} waived by a comment")
+    return lines
+
+
+def _parameters(records: Iterable[Record], top: int, width: int) -> list[str]:
+    """Show the parameters that were kept: here only, since what a test prints goes into files."""
+    lines: list[str] = []
+    for record in records:
+        tallies = [t for span in record.span.walk() for t in span.tallies if t.samples]
+        if tallies:
+            lines.append(f"parameters in {record.nodeid}:")
+        for tally in sorted(tallies, key=lambda tally: -tally.count)[:top]:
+            lines.append(f"  {tally.count}x {shorten(tally.operation, width - 8)}")
+            lines += [f"      {sample}" for sample in tally.samples]
     return lines
 
 
