@@ -42,7 +42,8 @@ class Fingerprint:
         batched: it serves several keys at once (an IN list of two or more, ``= ANY(array)``).
         paging: parameters that choose the page of a result: those of LIMIT and OFFSET, and the
             bounds of a keyset page. Positions count from 0; named parameters by their name.
-        literal: it holds literals, so that its text says which values it asks for.
+        literal: it holds literals, so that what it asks for is said by the statement as it was
+            sent, and not by ``text``.
     """
 
     text: str
@@ -71,7 +72,7 @@ def fingerprint(sql: str, *, backslash_escapes: bool = False) -> Fingerprint:
 # Statements that differ in plain literals alone are read once: where neither a comment nor a
 # quoted name can hold an apostrophe, one substitution makes them equal.
 _DECEPTIVE = re.compile(r"--|/\*|[#$\\\"`]")
-_PLAIN_LITERAL = re.compile(r"'(?:[^']|'')*'|(?<![\w:?.%])\d+(?![\w.])")
+_PLAIN_LITERAL = re.compile(r"'(?:[^']|'')*(?:'|\Z)|(?<![\w:?.%])\d+(?![\w.])")
 
 
 def _same_kind_of_literal(match: re.Match[str]) -> str:
@@ -94,10 +95,7 @@ def _read(source: str, backslash_escapes: bool, cut: bool) -> Fingerprint:  # no
         tables=frozenset(name.lower() for _, name in tables),
         batched=batched,
         paging=_paging(solid) if kind is Kind.READ else frozenset(),
-        literal=any(
-            token.kind == "value" and not _follows_paging_word(solid, number)
-            for number, token in enumerate(solid)
-        ),
+        literal=any(token.kind == "value" for token in solid),
     )
 
 
@@ -116,6 +114,16 @@ def varying_values(
         items = list(enumerate(parameters))
     bounds = [value for key, value in items if key in paging]
     return tuple(value for key, value in items if key not in paging and value not in bounds)
+
+
+def varying_text(sql: str) -> str:
+    """Return a statement with literals, but without those that only choose the page."""
+    return _PAGE_LITERAL.sub(r"\1", sql)
+
+
+_PAGE_LITERAL = re.compile(
+    r"\b(LIMIT|OFFSET|FETCH\s+FIRST|FETCH\s+NEXT|TOP)\s*\(?\s*\d+(?:\s*,\s*\d+)?", re.IGNORECASE
+)
 
 
 def shorten(text: str, width: int) -> str:

@@ -46,7 +46,7 @@ def full_scan(conn: Connection, statement: str, parameters: Any, found: Fingerpr
         raise UnknownPlanError(f"the plans of {conn.dialect.name} are not known to perfguard")
     try:
         with closing(conn.connection.cursor()) as cursor:
-            return ask(cursor, statement, parameters)
+            return ask(cursor, statement, () if parameters is None else (parameters,))
     except Exception as error:
         raise UnknownPlanError(
             f"EXPLAIN of {found.label} failed with {type(error).__name__}"
@@ -54,7 +54,7 @@ def full_scan(conn: Connection, statement: str, parameters: Any, found: Fingerpr
 
 
 def _sqlite(cursor: Any, statement: str, parameters: Any) -> str | None:
-    cursor.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+    cursor.execute(f"EXPLAIN QUERY PLAN {statement}", *parameters)
     for row in cursor.fetchall():
         match = _SQLITE_SCAN.match(row[3])
         if match or "AUTOMATIC" in row[3]:
@@ -72,7 +72,7 @@ def _postgresql(cursor: Any, statement: str, parameters: Any) -> str | None:
         undo = ["ROLLBACK"]
     try:
         cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute(f"EXPLAIN {statement}", parameters)
+        cursor.execute(f"EXPLAIN {statement}", *parameters)
         return _postgresql_scan([str(row[0]) for row in cursor.fetchall()])
     finally:
         for command in undo:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from time import perf_counter
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -17,21 +18,27 @@ from weakref import WeakKeyDictionary
 
 from pytest_perfguard.callsite import outwards, waiting_frames
 from pytest_perfguard.errors import PerfguardError
-from pytest_perfguard.fingerprint import Fingerprint, Kind, fingerprint
+from pytest_perfguard.fingerprint import Fingerprint, Kind, fingerprint, varying_text
 from pytest_perfguard.metrics import UNCOUNTED
 from pytest_perfguard.probes.sql_advice import describe, fix
-from pytest_perfguard.probes.sql_ledger import Known, LiveTally, SqlLedger, compare
+from pytest_perfguard.probes.sql_ledger import Key, Known, LiveTally, SqlLedger, compare
 from pytest_perfguard.spans import MAX_MOMENTS, OpenSpan, Spans
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-_MAX_ALIASES = 4_096
+_MAX_KNOWN = 4_096
+# Longer statements are known by their hash, so that none of them is held.
+_LONG = 4_096
 _MAX_SAMPLES = 3
 _MAX_SAMPLE_LENGTH = 500
 
 _CONNECT = "connect"
 _BACKSLASH_DIALECTS = ("mysql", "mariadb")
+_PROCEDURES = ("CALL", "DO", "EXEC", "EXECUTE")
+
+
+_NUMBERS = count(1)
 
 
 class SqlProbe:
@@ -42,6 +49,9 @@ class SqlProbe:
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
         self._flushes = 0
+        # Where the tally of a statement is left on its execution context; one name for each
+        # probe, so that two may listen at once.
+        self._attribute = f"_perfguard_{next(_NUMBERS)}"
         self._engines: WeakKeyDictionary[Engine, tuple[str, str]] = WeakKeyDictionary()
 
     def start(self, spans: Spans) -> None:
@@ -69,31 +79,39 @@ class SqlProbe:
             event.listen(target, name, listener)
             self._undo.append(lambda: event.remove(target, name, listener))
 
-        def count_rows(context: Any, rows: int) -> None:
-            tally = context._perfguard_tally
-            if tally is not None and not internals.is_implicit_returning(context):
-                tally.rows += rows
-
-        self._undo.append(internals.watch_rows(count_rows))
-        self._undo.append(internals.watch_commits(self._commit(spans)))
         observe = self._observer(spans, internals)
 
         def do_execute(cursor: Any, statement: str, parameters: Any, context: Any) -> Any:
             __tracebackhide__ = True
-            return observe(context.dialect.do_execute, cursor, statement, parameters, context)
+            dialect = context.dialect
+            listeners = dialect.dispatch.do_execute
+            run = dialect.do_execute
+            if len(listeners) > 1:
+                run = _after(do_execute, listeners, run)
+            return observe(run, cursor, statement, parameters, context)
 
         def do_executemany(cursor: Any, statement: str, parameters: Any, context: Any) -> Any:
             __tracebackhide__ = True
-            return observe(context.dialect.do_executemany, cursor, statement, parameters, context)
+            dialect = context.dialect
+            run = _after(do_executemany, dialect.dispatch.do_executemany, dialect.do_executemany)
+            return observe(run, cursor, statement, parameters, context)
 
         def do_execute_no_params(cursor: Any, statement: str, context: Any) -> Any:
             __tracebackhide__ = True
+            dialect = context.dialect
+            rest = _after(
+                do_execute_no_params,
+                dialect.dispatch.do_execute_no_params,
+                dialect.do_execute_no_params,
+            )
 
-            def run(cursor: Any, statement: str, _parameters: Any, context: Any) -> None:
-                context.dialect.do_execute_no_params(cursor, statement, context)
+            def run(cursor: Any, statement: str, _parameters: None, context: Any) -> None:
+                rest(cursor, statement, context)
 
-            return observe(run, cursor, statement, (), context)
+            return observe(run, cursor, statement, None, context)
 
+        self._undo.append(internals.watch_rows(self._attribute, _count_rows))
+        self._undo.append(internals.watch_commits(self._commit(spans)))
         listen(Engine, "do_execute", do_execute)
         listen(Engine, "do_executemany", do_executemany)
         listen(Engine, "do_execute_no_params", do_execute_no_params)
@@ -114,6 +132,7 @@ class SqlProbe:
         innermost = spans.innermost
         is_user = spans.sites.is_user
         getframe = sys._getframe
+        attribute = self._attribute
         show_parameters = spans.settings.show_parameters
 
         def observe(  # noqa: C901, PLR0912, PLR0915 - calls would cost more than the work
@@ -123,7 +142,7 @@ class SqlProbe:
             span = innermost()
             if span is None:
                 return None
-            tally = context._perfguard_tally
+            tally = getattr(context, attribute)
             if tally is None or tally.embedded:
                 # This frame, the listener and two of SQLAlchemy's lie before the user's.
                 frame: FrameType | None = getframe(4)
@@ -132,27 +151,33 @@ class SqlProbe:
                 if frame is None:
                     frame = _waiting_user_frame(is_user)
                 if frame is None:
-                    key = (statement, 0, 0)
+                    key: Key = (statement, 0, 0)
                 else:
                     key = (statement, id(frame.f_code), frame.f_lasti)
                 ledger = span.ledgers.get("sql")
                 if ledger is None:
                     ledger = span.ledgers["sql"] = SqlLedger()
-                known = ledger.known.get(key)
-                if known is None or ledger.dialect is not context.dialect:
-                    ledger.dialect = context.dialect
+                if ledger.dialect is not context.dialect:
+                    ledger.switch(context.dialect)
                     self._note_engine(spans, context.root_connection.engine)
-                    if known is None:
-                        known = ledger.known[key] = self._first_sight(
-                            spans, internals, span, ledger, statement, parameters, context, frame
-                        )
+                known = ledger.known.get(key)
+                if known is None and len(statement) > _LONG:
+                    key = (hash(statement), *key[1:])
+                    known = ledger.known.get(key)
+                if known is None:
+                    known = self._first_sight(
+                        spans, internals, span, ledger, statement, parameters, context, frame
+                    )
+                    if len(ledger.known) >= _MAX_KNOWN:
+                        ledger.known.clear()
+                    ledger.known[key] = known
                 tally = known.tally
-                context._perfguard_tally = tally
+                setattr(context, attribute, tally)
                 if known.counted and not (tally.batched and span.last is tally):
                     writes = known.writes
                     if writes is None or not self._same_flush(tally, internals):
                         tally.count += 1
-                        if known.compared:
+                        if known.repeatable or known.reads is not None:
                             compare(ledger, known, parameters)
                         if writes is not None:
                             ledger.forget_reads(writes)
@@ -228,25 +253,29 @@ class SqlProbe:
         tally.shown = kind not in UNCOUNTED
         tally.embedded = internals.is_embedded(inner)
         tally.batched = internals.is_batched_load(outwards(inner))
-        known = Known(tally, frame and frame.f_code, statement if found.literal else found.text)
+        known = Known(tally, frame and frame.f_code)
         known.counted = not tally.embedded
+        # Neither is the text itself, of which there may be megabytes.
+        engine = id(context.dialect)
+        known.exact = hash((engine, statement if found.literal else found.text))
+        known.basis = hash((engine, varying_text(statement))) if found.literal else known.exact
         if kind == Kind.READ:
-            known.reads = ledger.reads(found)
+            known.reads = ledger.reads(hash((engine, found.text)), found.tables)
             known.paging = found.paging
-        elif kind in (Kind.WRITE, Kind.OTHER, Kind.SCHEMA):
+        elif kind in (Kind.WRITE, Kind.SCHEMA) or found.label in _PROCEDURES:
             known.writes = found.tables
         known.repeatable = (
-            kind in (Kind.READ, Kind.WRITE) and not context.executemany and not found.batched
+            kind in (Kind.READ, Kind.WRITE)
+            and not context.executemany
+            and not found.batched
+            and tally.operation == found.text
         )
-        known.compared = known.repeatable or known.reads is not None
         if tally.fix is None:
             tally.fix = fix(found, cause, internals.entity(context))
             if cause is not None:
                 tally.facts["cause"] = cause.how
             if span.explain and kind in (Kind.READ, Kind.WRITE) and not context.executemany:
                 _explain(span, tally, statement, parameters, context, found)
-        if len(ledger.known) >= _MAX_ALIASES:
-            ledger.known.clear()
         return known
 
     def _note_engine(self, spans: Spans, engine: Engine) -> None:
@@ -289,6 +318,27 @@ class SqlProbe:
                 span.level("pool_peak", pool.checkedout() / (size() + overflow))
 
         return checkout
+
+
+def _after(
+    own: Callable[..., Any], listeners: Iterable[Callable[..., Any]], run: Callable[..., Any]
+) -> Callable[..., None]:
+    """Return what SQLAlchemy would do after ``own``: ask the other listeners, then execute."""
+
+    def rest(*arguments: Any) -> None:
+        __tracebackhide__ = True
+        passed = False
+        for listener in listeners:
+            if passed and listener(*arguments):
+                return
+            passed |= listener is own
+        run(*arguments)
+
+    return rest
+
+
+def _count_rows(tally: LiveTally, rows: int) -> None:
+    tally.rows += rows
 
 
 def _explain(

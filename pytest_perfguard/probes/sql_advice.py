@@ -10,7 +10,10 @@ from pytest_perfguard.fingerprint import Fingerprint, Kind
 if TYPE_CHECKING:
     from pytest_perfguard.probes.sqlalchemy_internals import Cause
 
-_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|\b\d+\b")
+_QUOTE = re.compile(r"['\"]")
+_QUOTED = re.compile(r"(['\"])(\w+)\1")
+_NUMBER = re.compile(r"\b\d+\b")
+_MAX_LENGTH = 200
 # A column that is compared with one value, and what tells the key among several of them.
 _EQUALS = re.compile(r"\b(?:WHERE|AND) (?:\S+\.)?\"?(\w+)\"? = \?")
 _KEY = re.compile(r"(?:.*_)?id", re.IGNORECASE)
@@ -51,23 +54,29 @@ def fix(  # noqa: PLR0911 - one way out for each kind of statement
 def _key_column(text: str) -> str | None:
     """Return the column that varies from one execution to the next, if there is no doubt."""
     columns: list[str] = _EQUALS.findall(text)
-    keys = columns if len(columns) == 1 else [name for name in columns if _KEY.fullmatch(name)]
+    keys = columns if text.count("?") == 1 else [name for name in columns if _KEY.fullmatch(name)]
     return keys[0] if len(keys) == 1 else None
 
 
 def describe(error: BaseException, operation: str) -> str:
-    """Return the error of a failed statement, by its type and what is no data of its message."""
-    return f"{type(error).__name__}: {_without_values(str(error), operation)}"
+    """Return the error of a failed statement: its type, and what is no data of its message."""
+    message = _without_values(str(error).strip().partition("\n")[0], operation)
+    return f"{type(error).__name__}: {message}"[:_MAX_LENGTH] if message else type(error).__name__
 
 
 def _without_values(message: str, operation: str) -> str:
-    """Return the first line of a driver's message without what may be data.
+    """Return a driver's message up to the first quote that may hold data, without numbers.
 
     What the statement's own text names, such as a column, is kept.
     """
-
-    def replacement(match: re.Match[str]) -> str:
-        inside = match[1] or match[2]
-        return match[0] if inside and inside in operation else "?"
-
-    return _QUOTED.sub(replacement, message.strip().partition("\n")[0])[:200]
+    kept = ""
+    rest = message
+    while match := _QUOTE.search(rest):
+        quoted = _QUOTED.match(rest, match.start())
+        if quoted is None or quoted[2] not in operation:
+            kept += f"{rest[: match.start()]}?"
+            rest = ""
+        else:
+            kept += rest[: quoted.end()]
+            rest = rest[quoted.end() :]
+    return _NUMBER.sub("?", kept + rest)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from types import CodeType
 from typing import Any
 
-from pytest_perfguard.fingerprint import Fingerprint, varying_values
+from pytest_perfguard.fingerprint import varying_values
 from pytest_perfguard.model import Site, Tally
 from pytest_perfguard.spans import MAX_TALLIES
 
@@ -109,37 +109,64 @@ class LiveTally:
 
 
 class Known:
-    """What is known of one statement text from one place in the code."""
+    """What is known of one statement text from one place in the code.
+
+    Attributes:
+        tally: where it is added up.
+        code: held so that its id, which is part of the key, is not given to another.
+        exact: hash of what tells this statement from all others, apart from its parameters.
+        basis: the same without what only chooses the page of a result.
+        counted: it is a statement that the code asked for.
+        reads: parameter sets that this read was run with; None for other statements.
+        writes: tables that this write forgets the reads of; None for other statements.
+        repeatable: several executions could have been one.
+    """
 
     __slots__ = (
-        "basis", "code", "compared", "counted", "paging", "reads", "repeatable", "tally", "writes"
-    )  # fmt: skip
+        "basis",
+        "code",
+        "counted",
+        "exact",
+        "paging",
+        "reads",
+        "repeatable",
+        "tally",
+        "writes",
+    )
 
-    def __init__(self, tally: LiveTally, code: CodeType | None, basis: str) -> None:
+    def __init__(self, tally: LiveTally, code: CodeType | None) -> None:
         self.tally = tally
-        # Held so that its id, which is part of the key, is not given to another.
         self.code = code
-        self.basis = basis
+        self.exact = 0
+        self.basis = 0
         self.paging: frozenset[int | str] = frozenset()
+        self.counted = True
         self.reads: set[int] | None = None
         self.writes: frozenset[str] | None = None
-        self.counted = True
         self.repeatable = False
-        self.compared = False
+
+
+Key = tuple[str | int, int, int]
 
 
 class SqlLedger:
     """What the probe has seen in one span."""
 
-    __slots__ = ("_by_table", "_reads", "_tallies", "dialect", "kept", "known")
+    __slots__ = ("_by_dialect", "_by_table", "_reads", "_tallies", "dialect", "kept", "known")
 
     def __init__(self) -> None:
-        self.known: dict[tuple[str, int, int], Known] = {}
+        self.known: dict[Key, Known] = {}
         self.kept = 0
         self.dialect: object = None
-        self._reads: dict[str, set[int]] = {}
+        self._by_dialect: dict[int, dict[Key, Known]] = {}
+        self._reads: dict[int, set[int]] = {}
         self._by_table: dict[str, list[set[int]]] = {}
         self._tallies: dict[tuple[object, ...], LiveTally] = {}
+
+    def switch(self, dialect: object) -> None:
+        """Turn to what is known of the statements of another engine."""
+        self.dialect = dialect
+        self.known = self._by_dialect.setdefault(id(dialect), {})
 
     def tallies(self) -> Iterable[Tally]:
         """Return what has been added up so far."""
@@ -152,20 +179,23 @@ class SqlLedger:
         key = (operation, kind, site and (site.file, site.line), subject)
         if key not in self._tallies:
             if len(self._tallies) >= MAX_TALLIES:
+                # Many different statements, none of which can be told to repeat.
                 operation, label, site, subject = "(other statements)", "(other)", None, None
                 key = (operation, kind, site, subject)
             tally = self._tallies.setdefault(key, LiveTally(operation, kind, label, site))
             tally.subject = subject
         return self._tallies[key]
 
-    def reads(self, found: Fingerprint) -> set[int]:
-        """Return the parameter sets that a read has been run with."""
-        if found.text not in self._reads:
+    def reads(self, identity: int, tables: frozenset[str]) -> set[int] | None:
+        """Return the parameter sets that a read has been run with; None if there are too many."""
+        if identity not in self._reads:
+            if len(self._reads) >= MAX_TALLIES:
+                return None
             seen: set[int] = set()
-            self._reads[found.text] = seen
-            for table in found.tables or ("",):
+            self._reads[identity] = seen
+            for table in tables or ("",):
                 self._by_table.setdefault(table, []).append(seen)
-        return self._reads[found.text]
+        return self._reads[identity]
 
     def forget_reads(self, tables: frozenset[str]) -> None:
         """Forget what was read of tables that are written to now; of all if none is named."""
@@ -185,12 +215,12 @@ def compare(ledger: SqlLedger, known: Known, parameters: Any) -> None:
     tally = known.tally
     try:
         if type(parameters) is dict:
-            value = hash((known.basis, *parameters.values()))
+            value = hash((known.exact, *parameters.values()))
         else:
-            value = hash((known.basis, parameters))
+            value = hash((known.exact, parameters))
     except TypeError:
         # There is a list, a dict or another mutable value among them.
-        value = hash((known.basis, repr(parameters)))
+        value = hash((known.exact, repr(parameters)))
     seen = known.reads
     if seen is not None:
         if value in seen:
@@ -199,7 +229,7 @@ def compare(ledger: SqlLedger, known: Known, parameters: Any) -> None:
             ledger.remember(seen, value)
     if known.repeatable:
         tally.repeats += 1
-        if known.paging:
-            value = hash(repr(varying_values(parameters, known.paging)))
+        if known.paging or known.basis != known.exact:
+            value = hash((known.basis, repr(varying_values(parameters or (), known.paging))))
         if value not in tally.distinct:
             ledger.remember(tally.distinct, value)

@@ -6,6 +6,7 @@ that a release that moves one of these names is noticed here and nowhere else.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,6 @@ _STRATEGIES = str(Path(LIBRARY, "orm", "strategies.py"))
 _CREATE = str(Path(LIBRARY, "engine", "create.py"))
 _SESSION = str(Path(LIBRARY, "orm", "session.py"))
 _SELECTIN_FUNCTIONS = ("_load_via_parent", "_load_via_child")
-
-# Where the probe leaves the tally of a statement on its execution context. As an attribute of
-# the class it reads as None on every context that was made while nobody listened.
-TALLY = "_perfguard_tally"
 
 _FETCHING = (
     _cursor.CursorFetchStrategy,
@@ -92,11 +89,6 @@ def entity(context: Any) -> str | None:
     return getattr(found, "__name__", None)
 
 
-def is_implicit_returning(context: Any) -> bool:
-    """Return whether the rows of the statement are keys that SQLAlchemy asked for itself."""
-    return bool(getattr(context, "_is_implicit_returning", False))
-
-
 def is_batched_load(frames: Iterator[FrameType]) -> bool:
     """Return whether the ORM sends this statement in several batches, as select-in loads are."""
     return any(
@@ -148,28 +140,49 @@ def watch_commits(commit: Callable[[], None]) -> Callable[[], None]:
     return restore
 
 
-def watch_rows(count: Callable[[Any, int], None]) -> Callable[[], None]:
-    """Call ``count(execution_context, rows)`` for the rows of every fetch; returns the undo.
+def watch_rows(attribute: str, count: Callable[[Any, int], None]) -> Callable[[], None]:
+    """Call ``count(found, rows)`` for the rows that the code fetches; returns the undo.
 
     Cursors of SQLite do not know how many rows they hold, so rows are counted as they are
-    fetched.
+    fetched. ``found`` is what ``attribute`` of the statement's execution context holds; as an
+    attribute of the class it reads as None where nothing was left on the context.
     """
     undo: list[tuple[type, str, Any]] = []
+
+    def fetched(context: Any, rows: int) -> None:
+        found = getattr(context, attribute)
+        if found is not None and (
+            not context._is_implicit_returning or _returns_to_code(context, attribute)
+        ):
+            count(found, rows)
+
     for strategy in _FETCHING:
         for name in ("fetchone", "fetchmany", "fetchall"):
             original = vars(strategy).get(name)
             if original is not None:
                 undo.append((strategy, name, original))
                 wrapper = _one if name == "fetchone" else _many
-                setattr(strategy, name, wrapper(original, count))
-    setattr(DefaultExecutionContext, TALLY, None)
+                setattr(strategy, name, wrapper(original, fetched))
+    setattr(DefaultExecutionContext, attribute, None)
 
     def restore() -> None:
         for strategy, name, original in undo:
             setattr(strategy, name, original)
-        delattr(DefaultExecutionContext, TALLY)
+        delattr(DefaultExecutionContext, attribute)
 
     return restore
+
+
+def _returns_to_code(context: Any, attribute: str) -> bool:
+    """Return whether rows that SQLAlchemy fetches for itself are handed to the code as well.
+
+    It fetches all of them, takes the keys, and rewinds: only the first time is counted.
+    """
+    if not getattr(context, "_is_supplemental_returning", False) or in_flush(sys._getframe(2)):
+        return False
+    first = not hasattr(context, f"{attribute}_rows")
+    setattr(context, f"{attribute}_rows", True)
+    return first
 
 
 def _one(original: Any, count: Callable[[Any, int], None]) -> Any:
