@@ -51,6 +51,7 @@ def _fold_tallies(tallies: Iterable[Tally], max_tallies: int) -> tuple[Tally, ..
         key: tuple[object, ...] = (
             tally.probe,
             tally.operation,
+            tally.kind,
             site and (site.file, site.line),
             tally.subject,
         )

@@ -236,7 +236,11 @@ class Guard:
             metrics=measure_all(span),
             verdicts=(*judge(span, plan.budgets, self.unproven), *plan.verdicts),
             errors=tuple(f"{w.file}:{w.line}: {w.problem}" for w in passed if w.problem),
-            waivers={key: used for waiver, used in passed.items() for key in waiver.keys},
+            waivers={
+                f"{waiver.file}:{waiver.line} {metric}": metric in covered
+                for waiver, covered in passed.items()
+                for metric in waiver.metrics
+            },
             engines=dict(self.recorder.engines),
         )
         item.user_properties[:] = [
@@ -295,7 +299,7 @@ class Guard:
         waivers = self.recorder.waivers.in_files((sites.show(file), file) for file in files)
         return {
             "rules": {rule.line: rule.tests for rule in self.rules.budgets},
-            "waivers": [key for waiver in waivers for key in waiver.keys],
+            "waivers": [f"{w.file}:{w.line} {metric}" for w in waivers for metric in w.metrics],
             "broken_waivers": [f"{w.file}:{w.line}: {w.problem}" for w in waivers if w.problem],
         }
 

@@ -47,15 +47,20 @@ def write_run(run: Run, path: Path) -> None:
         RunFileError: if it cannot be written.
     """
     text = json.dumps(_without_samples(run.to_dict()), indent=1, ensure_ascii=False) + "\n"
+    target = path.resolve()
     # Beside the target, so that it can be moved onto it; opened plainly, so that the umask holds.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() and not target.is_file():
+            # A device or a pipe is written to, not replaced.
+            target.write_text(text, encoding="utf-8")
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        draft.replace(target)
     except OSError as error:
         with suppress(OSError):
             draft.unlink()

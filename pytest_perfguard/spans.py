@@ -56,8 +56,9 @@ class Ledger(Protocol):
 class Probe(Protocol):
     """Listens to one kind of source and writes into the open span.
 
-    A probe is started once, before the first span opens, and stopped once, after the last has
-    closed; between spans ``spans.innermost()`` is None and it must do nothing.
+    A probe is started before each span that is measured, so that it can listen to libraries
+    that were loaded since, and stopped once, after the last span has closed. Between spans
+    ``spans.innermost()`` is None and it must do nothing.
     """
 
     name: str
@@ -73,8 +74,8 @@ class OpenSpan:
     """A span that is still being measured."""
 
     __slots__ = (
-        "children", "closed", "dropped", "explain", "folded", "kind", "last", "ledgers",
-        "moments", "name", "notes", "origin", "owner", "parent", "peaks", "started",
+        "children", "closed", "explain", "folded", "kind", "last", "ledgers",
+        "moments", "name", "notes", "origin", "owner", "parent", "peaks", "rest", "started",
     )  # fmt: skip
 
     def __init__(self, name: str, kind: str, parent: OpenSpan | None, owner: object = None) -> None:
@@ -92,7 +93,8 @@ class OpenSpan:
         # [label, count, seconds since the outermost span began, seconds it took]; whose is last
         self.moments: list[list[float | str]] = []
         self.last: object = None
-        self.dropped = 0
+        # Takes up what comes after the time line is full.
+        self.rest: list[float | str] = ["", 0, 0.0, 0.0]
         self.started = perf_counter()
         self.origin: float = parent.origin if parent else self.started
 
@@ -118,8 +120,8 @@ class Spans:
     Attributes:
         listening: names of the probes that have been started.
         engines: labels of the database engines seen, by an identity; cleared by whoever reads it.
-        passed_waivers: inline waivers on lines that events came from, and whether each one
-            covered a finding; cleared by whoever reads it.
+        passed_waivers: inline waivers on lines that events came from, and the metrics that each
+            one covered a finding of; cleared by whoever reads it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -128,7 +130,7 @@ class Spans:
         self.waivers = Waivers(settings.root)
         self.listening: list[str] = []
         self.engines: dict[str, str] = {}
-        self.passed_waivers: dict[Waiver, bool] = {}
+        self.passed_waivers: dict[Waiver, set[str]] = {}
         self._open: list[OpenSpan] = []
         self._context: ContextVar[OpenSpan | None] = ContextVar("perfguard_span", default=None)
 
@@ -165,9 +167,11 @@ class Spans:
         tallies = tuple(tally for ledger in span.ledgers.values() for tally in ledger.tallies())
         findings = self.waivers.apply(find(tallies, self.settings.n_plus_one_threshold))
         for waiver in self.waivers.passed(tallies):
-            self.passed_waivers.setdefault(waiver, False)
-            if any(f.waiver and waiver in self.waivers.passed((f.tally,)) for f in findings):
-                self.passed_waivers[waiver] = True
+            self.passed_waivers.setdefault(waiver, set())
+        for finding in findings:
+            for waiver in self.waivers.passed((finding.tally,)):
+                if finding.waiver is not None and finding.metric in waiver.metrics:
+                    self.passed_waivers[waiver].add(finding.metric)
         return Span(
             name=span.name,
             kind=span.kind,
@@ -179,7 +183,7 @@ class Spans:
                 Moment(str(label), int(count), float(start), float(took))
                 for label, count, start, took in span.moments
             ),
-            timeline_dropped=span.dropped,
+            timeline_dropped=int(span.rest[1]),
             probes=(*self.listening, "plans") if span.explain else tuple(self.listening),
             notes=tuple(span.notes),
             children=tuple(span.children) + ((span.folded,) if span.folded else ()),

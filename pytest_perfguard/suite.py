@@ -61,7 +61,7 @@ class Suite:
             notices=notices,
             width=terminal._tw.fullwidth,
         )
-        terminal.section("perfguard")
+        terminal.write_sep("=", "perfguard")
         for line in lines:
             markup = {"yellow": True} if line.startswith("warning:") else {}
             terminal.write_line(line, **markup)

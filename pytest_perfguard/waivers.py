@@ -34,11 +34,6 @@ class Waiver:
     reason: str = ""
     problem: str = ""
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Return one key for each metric, as records carry them."""
-        return tuple(f"{self.file}:{self.line} {metric}" for metric in self.metrics)
-
 
 class Waivers:
     """Reads the waivers of source files once and matches them with findings.

@@ -199,11 +199,12 @@ class SqlProbe:
                 moment = tally.moment
                 if span.last is not tally and tally.shown:
                     span.last = tally
-                    moment = tally.moment = [tally.label, 0, started - span.origin, 0.0]
                     if len(span.moments) < MAX_MOMENTS:
+                        moment = [tally.label, 0, started - span.origin, 0.0]
                         span.moments.append(moment)
                     else:
-                        span.dropped += 1
+                        moment = span.rest
+                    tally.moment = moment
                 moment[1] += 1
                 moment[3] += took
             return True
