@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from enum import StrEnum
 
 from pytest_perfguard.errors import LimitError
@@ -113,5 +114,4 @@ def _digits(number: float) -> str:
     """Return three significant digits, without an exponent."""
     if number >= 999.5:  # noqa: PLR2004 - what would be rounded to 1e+03
         return f"{number:,.0f}"
-    text = f"{number:.3g}"
-    return f"{number:.6f}".rstrip("0").rstrip(".") if "e" in text else text
+    return f"{Decimal(f'{number:.3g}'):f}"
