@@ -166,7 +166,8 @@ _COMMON = r"""
   | (?P<param>   (?: %\((?P<pyformat>\w+)\)s | %s | \?\d* | (?<!:):(?P<named>[^\W\d]\w*)
                    | \$(?P<position>\d+) )
                  (?:::[^\W\d]\w*
-                   (?:[ ](?:PRECISION|VARYING|WITH(?:OUT)?[ ]TIME[ ]ZONE))?(?:\[\])*)? )
+                   (?:[ ](?:PRECISION|VARYING|WITH(?:OUT)?[ ]TIME[ ]ZONE))?
+                   (?:\(\d+(?:,[ ]?\d+)?\))?(?:\[\])*)? )
   | (?P<word>    [^\W\d][\w$]* )
   | (?P<sign>    ->>? | \#>>? | @> | <@ | <[-\#=]> | << | >> | <> | != | <= | >= | :: | . )
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import closing
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.errors import PerfguardError
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 _SAVEPOINT = "perfguard_explain"
 _SQLITE_SCAN = re.compile(
     r"^SCAN (?!\(|CONSTANT|SUBQUERY)(?:TABLE )?(\S+)(?! USING| VIRTUAL)(?: |$)"
+)
+_POSTGRES_INDEX = re.compile(
+    r"(?:(?:Index|Index Only) Scan (?:Backward )?using|Bitmap Index Scan on) "
+    r"(\"(?:[^\"]|\"\")+\"|\S+)"
 )
 _POSTGRES_SCAN = re.compile(r"(?:Seq|Index|Index Only) Scan (?:Backward )?(?:using \S+ )?on \S+")
 
@@ -73,7 +78,8 @@ def _postgresql(cursor: Any, statement: str, parameters: Any) -> str | None:
     try:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(f"EXPLAIN {statement}", *parameters)
-        return _postgresql_scan([str(row[0]) for row in cursor.fetchall()])
+        plan = [str(row[0]) for row in cursor.fetchall()]
+        return _postgresql_scan(plan) or _postgresql_late_column(cursor, plan)
     finally:
         for command in undo:
             cursor.execute(command)
@@ -91,6 +97,28 @@ def _postgresql_scan(plan: list[str]) -> str | None:
         if match and "Filter:" in details and "Cond:" not in details:
             return match[0]
     return None
+
+
+def _postgresql_late_column(cursor: Any, plan: list[str]) -> str | None:
+    """Return the first index that is read from end to end, its first column being unknown."""
+    for line, below in pairwise(plan):
+        match = _POSTGRES_INDEX.search(line)
+        if match is None or "Index Cond:" not in below:
+            continue
+        name = match[1].replace("'", "''")
+        cursor.execute(
+            "SELECT pg_get_indexdef(i.indexrelid, 1, true), a.amname FROM pg_index i"  # noqa: S608 - a name from the database itself, quoted
+            " JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam"
+            f" WHERE i.indexrelid = to_regclass('{name}')"
+        )
+        found = cursor.fetchall()
+        if found and found[0][1] == "btree" and _bare(found[0][0]) not in _bare(below):
+            return match[0]
+    return None
+
+
+def _bare(expression: str) -> str:
+    return re.sub(r"[()\s]", "", expression)
 
 
 _DATABASES: dict[str, Callable[[Any, str, Any], str | None]] = {

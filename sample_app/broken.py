@@ -52,7 +52,7 @@ def broken_resource_crud(traps: Traps) -> CRUDResource:
 class AnyAttribute(Mapping[str, InstrumentedAttribute[Any]]):
     """``open_fields``: no allow-list but ``getattr(Resource, name)``."""
 
-    def __getitem__(self, name: str) -> Any:  # noqa: ANN401
+    def __getitem__(self, name: str) -> Any:
         return getattr(Resource, name)
 
     def __iter__(self) -> Iterator[str]:

@@ -112,9 +112,8 @@ class SqlProbe:
 
         self._undo.append(internals.watch_rows(self._attribute, _count_rows))
         self._undo.append(internals.watch_commits(self._commit(spans)))
-        listen(Engine, "do_execute", do_execute)
-        listen(Engine, "do_executemany", do_executemany)
-        listen(Engine, "do_execute_no_params", do_execute_no_params)
+        for listener in (do_execute, do_executemany, do_execute_no_params):
+            self._undo.append(internals.listen_first(Engine, listener.__name__, listener))
         listen(Pool, "checkout", self._checkout(spans))
         listen(Session, "before_flush", self._count_flush)
 
@@ -156,21 +155,24 @@ class SqlProbe:
                     key = (statement, id(frame.f_code), frame.f_lasti)
                 ledger = span.ledgers.get("sql")
                 if ledger is None:
-                    ledger = span.ledgers["sql"] = SqlLedger()
-                if ledger.dialect is not context.dialect:
-                    ledger.switch(context.dialect)
+                    # Another thread may be here as well: what it has made is kept.
+                    ledger = span.ledgers.setdefault("sql", SqlLedger())
+                dialect = context.dialect
+                knowns = ledger.by_dialect.get(dialect)
+                if knowns is None:
+                    knowns = ledger.by_dialect.setdefault(dialect, {})
                     self._note_engine(spans, context.root_connection.engine)
-                known = ledger.known.get(key)
+                known = knowns.get(key)
                 if known is None and len(statement) > _LONG:
                     key = (hash(statement), *key[1:])
-                    known = ledger.known.get(key)
+                    known = knowns.get(key)
                 if known is None:
                     known = self._first_sight(
                         spans, internals, span, ledger, statement, parameters, context, frame
                     )
-                    if len(ledger.known) >= _MAX_KNOWN:
-                        ledger.known.clear()
-                    ledger.known[key] = known
+                    if len(knowns) >= _MAX_KNOWN:
+                        knowns.clear()
+                    knowns[key] = known
                 tally = known.tally
                 setattr(context, attribute, tally)
                 if known.counted and not (tally.batched and span.last is tally):
@@ -294,7 +296,7 @@ class SqlProbe:
                 return
             ledger = span.ledgers.get("sql")
             if ledger is None:
-                ledger = span.ledgers["sql"] = SqlLedger()
+                ledger = span.ledgers.setdefault("sql", SqlLedger())
             site = spans.sites.site(sys._getframe(1), "")
             ledger.tally("COMMIT", Kind.TRANSACTION, "COMMIT", site, None).commits += 1
 

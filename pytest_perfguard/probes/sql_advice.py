@@ -10,6 +10,8 @@ from pytest_perfguard.fingerprint import Fingerprint, Kind
 if TYPE_CHECKING:
     from pytest_perfguard.probes.sqlalchemy_internals import Cause
 
+# How older versions of SQLAlchemy let the errors of asyncpg begin.
+_CLASS = re.compile(r"^<class '[\w.]+'>: ")
 _QUOTE = re.compile(r"['\"]")
 _QUOTED = re.compile(r"(['\"])(\w+)\1")
 _NUMBER = re.compile(r"\b\d+\b")
@@ -60,7 +62,8 @@ def _key_column(text: str) -> str | None:
 
 def describe(error: BaseException, operation: str) -> str:
     """Return the error of a failed statement: its type, and what is no data of its message."""
-    message = _without_values(str(error).strip().partition("\n")[0], operation)
+    first_line = _CLASS.sub("", str(error).strip().partition("\n")[0])
+    message = _without_values(first_line, operation)
     return f"{type(error).__name__}: {message}"[:_MAX_LENGTH] if message else type(error).__name__
 
 

@@ -17,6 +17,10 @@ _MANY_SETS = 50_000
 _FEW_SETS = 64
 
 
+# Parameter sets, by their hashes.
+Remembered = dict[int, object]
+
+
 class LiveTally:
     """A tally that is still being added to."""
 
@@ -65,7 +69,7 @@ class LiveTally:
         self.flush = -1
         self.count = 0
         self.repeats = 0
-        self.distinct: set[int] = set()
+        self.distinct: Remembered = {}
         self.duplicates = 0
         self.roundtrips = 0
         self.rows = 0
@@ -141,7 +145,7 @@ class Known:
         self.basis = 0
         self.paging: frozenset[int | str] = frozenset()
         self.counted = True
-        self.reads: set[int] | None = None
+        self.reads: Remembered | None = None
         self.writes: frozenset[str] | None = None
         self.repeatable = False
 
@@ -152,21 +156,15 @@ Key = tuple[str | int, int, int]
 class SqlLedger:
     """What the probe has seen in one span."""
 
-    __slots__ = ("_by_dialect", "_by_table", "_reads", "_tallies", "dialect", "kept", "known")
+    __slots__ = ("_by_table", "_reads", "_tallies", "by_dialect", "kept")
 
     def __init__(self) -> None:
-        self.known: dict[Key, Known] = {}
+        # Each engine has a dialect of its own.
+        self.by_dialect: dict[object, dict[Key, Known]] = {}
         self.kept = 0
-        self.dialect: object = None
-        self._by_dialect: dict[int, dict[Key, Known]] = {}
-        self._reads: dict[int, set[int]] = {}
-        self._by_table: dict[str, list[set[int]]] = {}
+        self._reads: dict[int, Remembered] = {}
+        self._by_table: dict[str, list[Remembered]] = {}
         self._tallies: dict[tuple[object, ...], LiveTally] = {}
-
-    def switch(self, dialect: object) -> None:
-        """Turn to what is known of the statements of another engine."""
-        self.dialect = dialect
-        self.known = self._by_dialect.setdefault(id(dialect), {})
 
     def tallies(self) -> Iterable[Tally]:
         """Return what has been added up so far."""
@@ -186,15 +184,15 @@ class SqlLedger:
             tally.subject = subject
         return self._tallies[key]
 
-    def reads(self, identity: int, tables: frozenset[str]) -> set[int] | None:
+    def reads(self, identity: int, tables: frozenset[str]) -> Remembered | None:
         """Return the parameter sets that a read has been run with; None if there are too many."""
         if identity not in self._reads:
             if len(self._reads) >= MAX_TALLIES:
                 return None
-            seen: set[int] = set()
-            self._reads[identity] = seen
-            for table in tables or ("",):
-                self._by_table.setdefault(table, []).append(seen)
+            seen: Remembered = {}
+            if self._reads.setdefault(identity, seen) is seen:
+                for table in tables or ("",):
+                    self._by_table.setdefault(table, []).append(seen)
         return self._reads[identity]
 
     def forget_reads(self, tables: frozenset[str]) -> None:
@@ -203,11 +201,18 @@ class SqlLedger:
             for seen in self._by_table.get(table, ()):
                 seen.clear()
 
-    def remember(self, seen: set[int], value: int) -> None:
-        """Add a parameter set, within the limits of what a span may hold."""
-        if len(seen) < (_MAX_SETS if self.kept < _MANY_SETS else _FEW_SETS):
-            seen.add(value)
-            self.kept += 1
+    def recall(self, seen: Remembered, value: int) -> bool:
+        """Return whether a parameter set was there already; it is remembered, while there is room.
+
+        One step of a dict, so that of two threads only one is the first.
+        """
+        if value in seen:
+            return True
+        if len(seen) >= (_MAX_SETS if self.kept < _MANY_SETS else _FEW_SETS):
+            return False
+        self.kept += 1
+        mine = object()
+        return seen.setdefault(value, mine) is not mine
 
 
 def compare(ledger: SqlLedger, known: Known, parameters: Any) -> None:
@@ -222,14 +227,10 @@ def compare(ledger: SqlLedger, known: Known, parameters: Any) -> None:
         # There is a list, a dict or another mutable value among them.
         value = hash((known.exact, repr(parameters)))
     seen = known.reads
-    if seen is not None:
-        if value in seen:
-            tally.duplicates += 1
-        else:
-            ledger.remember(seen, value)
+    if seen is not None and ledger.recall(seen, value):
+        tally.duplicates += 1
     if known.repeatable:
         tally.repeats += 1
         if known.paging or known.basis != known.exact:
             value = hash((known.basis, repr(varying_values(parameters or (), known.paging))))
-        if value not in tally.distinct:
-            ledger.remember(tally.distinct, value)
+        ledger.recall(tally.distinct, value)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import sqlalchemy
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.engine import cursor as _cursor
 from sqlalchemy.engine.default import DefaultExecutionContext
+from sqlalchemy.event.api import _event_key
 
 LIBRARY = str(Path(sqlalchemy.__file__).parent)
 _STRATEGIES = str(Path(LIBRARY, "orm", "strategies.py"))
@@ -126,18 +129,37 @@ def watch_commits(commit: Callable[[], None]) -> Callable[[], None]:
     The documented ``commit`` event would do, but a listener for it makes SQLAlchemy take the
     slow path for every statement.
     """
-    original = Connection._commit_impl
-
-    def commit_impl(self: Connection) -> None:
-        commit()
-        original(self)
-
-    Connection._commit_impl = commit_impl  # type: ignore[method-assign] # the seam
+    undo: list[tuple[str, Any]] = []
+    for name in ("_commit_impl", "_commit_twophase_impl"):
+        original = getattr(Connection, name)
+        undo.append((name, original))
+        setattr(Connection, name, _before(commit, original))
 
     def restore() -> None:
-        Connection._commit_impl = original  # type: ignore[method-assign] # as it was
+        for name, original in undo:
+            setattr(Connection, name, original)
 
     return restore
+
+
+def _before(first: Callable[[], None], then: Any) -> Any:
+    @wraps(then)
+    def both(*args: Any, **kwargs: Any) -> Any:
+        first()
+        return then(*args, **kwargs)
+
+    return both
+
+
+def listen_first(target: type, name: str, listener: Any) -> Callable[[], None]:
+    """Listen before all others, since one that executes a statement ends the row.
+
+    ``event.listen(..., insert=True)`` says so, but has no effect for events of dialects.
+    """
+    key: Any = _event_key(target, name, listener)
+    key.dispatch_target._has_events = True
+    key.base_listen(insert=True)
+    return lambda: event.remove(target, name, listener)
 
 
 def watch_rows(attribute: str, count: Callable[[Any, int], None]) -> Callable[[], None]:

@@ -63,7 +63,7 @@ def make_engine(settings: Settings) -> Engine:
     return engine
 
 
-def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:  # noqa: ANN401
+def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     """Enforce foreign keys, let readers and a writer work side by side, wait for locks."""
     # The driver's own BEGIN comes too late for SAVEPOINT to nest: we send it ourselves, below.
     dbapi_connection.isolation_level = None

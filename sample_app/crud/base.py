@@ -73,7 +73,7 @@ class CRUDBase(Generic[ModelT, CreateT, UpdateT]):
         query = select(self.model).where(self.model.id == id_).options(*self.detail_loads)
         return db.scalars(query).one_or_none()
 
-    def get_multi(  # noqa: PLR0913
+    def get_multi(
         self,
         db: Session,
         *,

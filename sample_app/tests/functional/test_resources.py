@@ -13,7 +13,7 @@ from sample_app.seed import Size
 URL = "/api/resources"
 
 
-def _list(client: TestClient, **params: Any) -> dict[str, Any]:  # noqa: ANN401
+def _list(client: TestClient, **params: Any) -> dict[str, Any]:
     response = client.get(URL, params=params)
     assert response.status_code == 200, response.text
     page: dict[str, Any] = response.json()
