@@ -283,7 +283,9 @@ class Guard:
             return report
         if report.when == "call":
             record = replace(plan.record, outcome=report.outcome)
-            if report.failed and not (call.excinfo and call.excinfo.errisinstance(BudgetFailure)):
+            if call.excinfo and call.excinfo.errisinstance(BudgetFailure):
+                _locate(report, item)
+            elif report.failed:
                 breached = [verdict for verdict in record.verdicts if verdict.breached]
                 if breached or record.span.findings:
                     report.sections.append(("perfguard", failure(record, breached)))
@@ -306,6 +308,19 @@ class Guard:
     def close(self) -> None:
         """Stop listening."""
         self.recorder.stop()
+
+
+def _locate(report: pytest.TestReport, item: pytest.Item) -> None:
+    """Give the test's own line and the headline to whoever wants one line of a failure.
+
+    That is pytest's short summary, ``--tb=line``, JUnit's message and the annotations of CI
+    systems, which would name a line of this module and repeat the whole text.
+    """
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if crash is not None:
+        crash.message = crash.message.partition("\n")[0]
+        crash.path = str(item.path)
+        crash.lineno = (item.location[1] or 0) + 1
 
 
 def _raise_breaches(record: Record) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from sqlalchemy import create_engine, event, make_url
@@ -65,13 +65,20 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def _unavailable(reason: str) -> NoReturn:
+    """Skip with the reason, or fail with it where the services have to be there."""
+    if os.environ.get("PERFGUARD_TEST_REQUIRE_SERVICES"):
+        pytest.fail(f"perfguard service: {reason}", pytrace=False)
+    pytest.skip(f"perfguard service: {reason}")
+
+
 @pytest.fixture(scope="session")
 def postgres_admin() -> Iterator[tuple[Engine, str]]:
     """An engine and a schema with empty tables, of this process alone."""
     given = os.environ.get("PERFGUARD_TEST_POSTGRES_URL")
     url = make_url(given or STANDARD_POSTGRES).set(drivername="postgresql+psycopg")
     if find_spec("psycopg") is None:
-        pytest.skip("perfguard service: psycopg is not installed")
+        _unavailable("psycopg is not installed")
     schema = f"perfguard_{uuid.uuid4().hex[:12]}"
     options = f"-csearch_path={schema} -csynchronous_commit=off"
     engine = create_engine(url, connect_args={"options": options, "connect_timeout": 5})
@@ -81,9 +88,7 @@ def postgres_admin() -> Iterator[tuple[Engine, str]]:
     except OperationalError as error:
         place = "PERFGUARD_TEST_POSTGRES_URL" if given else "the standard local port"
         cause = " ".join(str(error.orig).split())
-        pytest.skip(
-            f"perfguard service: no PostgreSQL at {place} ({url.render_as_string()}): {cause}"
-        )
+        _unavailable(f"no PostgreSQL at {place} ({url.render_as_string()}): {cause}")
     try:
         Base.metadata.create_all(engine)
         yield engine, schema
@@ -95,7 +100,7 @@ def postgres_admin() -> Iterator[tuple[Engine, str]]:
 
 def _open(driver: str, request: pytest.FixtureRequest, directory: Path) -> Database:
     if find_spec(driver.removesuffix("_async")) is None and driver != "pysqlite":
-        pytest.skip(f"perfguard service: {driver} is not installed")
+        _unavailable(f"{driver} is not installed")
     if "sqlite" in driver:
         path = directory / f"{uuid.uuid4().hex}.db"
         shutil.copy(request.getfixturevalue("sqlite_template"), path)

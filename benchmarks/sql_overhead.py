@@ -1,0 +1,252 @@
+"""What recording costs for each SQL statement, against bare SQLAlchemy and against the peers.
+
+Every variant runs in processes of its own, because listeners leave traces on SQLAlchemy's
+classes. This process tells one worker at a time to run a block of statements, the variants in a
+new random order each round, and divides by what bare SQLAlchemy took in the same round. Workers
+are replaced every few rounds: two processes of the same program differ by a few percent.
+
+The peers are installed into an environment that is made for the run and removed after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Self
+
+HERE = Path(__file__).resolve().parent
+ROUNDS_PER_PROCESS = 5
+GOALS = {"core": 1.15, "orm": 1.12}
+
+# How each peer is called here, and what is installed for it.
+PEERS = {
+    "queryguard": "pytest-queryguard==0.4.1",
+    "querycount": "pytest-querycount==0.4.0",
+    "queryspy": "queryspy==0.6.0",
+}
+OWN = {
+    "bare": "bare SQLAlchemy",
+    "bare-again": "bare SQLAlchemy again (the noise)",
+    "timer": "two listeners that read the clock",
+    "perfguard": "pytest-perfguard, recording",
+    "perfguard-idle": "pytest-perfguard, no span open",
+}
+JOBS = ("core", "orm", "span")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A variant's time over bare's: the median of the rounds and their middle half."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Ratio:
+        """Sum up the ratios of all rounds."""
+        low, _, high = quantiles(values, n=4)
+        return cls(median(values), low, high)
+
+    def __str__(self) -> str:
+        return f"x{self.median:.3f} [{self.low:.3f}-{self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one variant cost; the last two are CPU microseconds on top of bare."""
+
+    core: Ratio
+    orm: Ratio
+    core_us: float
+    orm_us: float
+    span_us: float
+
+
+class Worker:
+    """A process that runs blocks of statements under one variant."""
+
+    def __init__(self, python: str, variant: str, cpu: int | None) -> None:
+        self._variant = variant
+        env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+        self._process = subprocess.Popen(  # noqa: S603 - our own worker
+            [python, str(HERE / "sql_worker.py"), variant],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        if cpu is not None:
+            os.sched_setaffinity(self._process.pid, {cpu})
+
+    def __enter__(self) -> Self:
+        self._answer()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def run(self, job: str) -> float:
+        """Run one block and return its CPU seconds."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(job + "\n")
+        self._process.stdin.flush()
+        return float(self._answer())
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the worker of {self._variant!r} ended early")
+        answer: str = json.loads(line)
+        return answer
+
+
+@contextmanager
+def environment(requirements: Iterable[str]) -> Iterator[str]:
+    """Yield the Python of a new environment that has the requirements, and remove it after."""
+    with tempfile.TemporaryDirectory(prefix="perfguard-peers-") as directory:
+        python = str(Path(directory, "bin", "python"))
+        uv = shutil.which("uv")
+        if uv is not None:
+            _call(uv, "venv", "--quiet", "--python", sys.executable, "--clear", directory)
+            _call(uv, "pip", "install", "--quiet", "--python", python, *requirements)
+        else:
+            venv.create(directory, with_pip=True)
+            _call(python, "-m", "pip", "install", "--quiet", *requirements)
+        yield python
+
+
+def _call(*command: str) -> None:
+    subprocess.run(command, check=True)  # noqa: S603 - our own commands
+
+
+def measure(python: str, variants: Iterable[str], rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Return the CPU seconds of each round, by variant and job."""
+    order = list(variants)
+    times: dict[str, dict[str, list[float]]] = {name: {job: [] for job in JOBS} for name in order}
+    cpu = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    done = 0
+    while done < rounds:
+        with ExitStack() as stack:
+            workers = {name: stack.enter_context(Worker(python, name, cpu)) for name in order}
+            for _ in range(min(ROUNDS_PER_PROCESS, rounds - done)):
+                random.shuffle(order)
+                for job in JOBS:
+                    for name in order:
+                        times[name][job].append(workers[name].run(job))
+                done += 1
+        print(f"\r{done} of {rounds} rounds", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return times
+
+
+def summarise(times: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Result]:
+    """Compare every variant with bare, round by round."""
+    bare = times["bare"]
+
+    def ratio(name: str, job: str) -> Ratio:
+        return Ratio.of([a / b for a, b in zip(times[name][job], bare[job], strict=True)])
+
+    def extra(name: str, job: str) -> float:
+        pairs = zip(times[name][job], bare[job], strict=True)
+        return 1e6 * median(a - b for a, b in pairs)
+
+    return {
+        name: Result(
+            core=ratio(name, "core"),
+            orm=ratio(name, "orm"),
+            core_us=extra(name, "core"),
+            orm_us=extra(name, "orm"),
+            span_us=extra(name, "span"),
+        )
+        for name in times
+        if name != "bare"
+    }
+
+
+def table(results: Mapping[str, Result], bare: Mapping[str, Sequence[float]]) -> str:
+    """Return the results as text, cheapest Core statement first."""
+    labels = OWN | PEERS
+    lines = [
+        f"{'variant':<36} {'Core statement':<22} {'ORM statement':<22} {'one-statement span':>18}",
+        f"{OWN['bare']:<36} {_us(bare['core']):<22} {_us(bare['orm']):<22} {_us(bare['span']):>18}",
+    ]
+    for name, result in sorted(results.items(), key=lambda item: item[1].core.median):
+        span = f"{result.span_us:+.0f} us"
+        lines.append(
+            f"{labels[name]:<36} {result.core!s:<22} {result.orm!s:<22} {span:>18}".rstrip()
+        )
+    return "\n".join(lines)
+
+
+def _us(seconds: Sequence[float]) -> str:
+    return f"{1e6 * median(seconds):.1f} us"
+
+
+def verdicts(results: Mapping[str, Result]) -> list[tuple[str, bool]]:
+    """Return each goal in words, and whether it is met."""
+    own = results["perfguard"]
+    found = {"core": own.core.median, "orm": own.orm.median}
+    lines = [
+        (f"{job}: x{found[job]:.3f}, goal x{goal:.2f}", found[job] <= goal)
+        for job, goal in GOALS.items()
+    ]
+    for name, label in PEERS.items():
+        if name in results:
+            peer = results[name]
+            beaten = own.core.median < peer.core.median and own.orm.median < peer.orm.median
+            lines.append((f"beats {label}", beaten))
+    return lines
+
+
+def main() -> int:
+    """Run the benchmark; the exit status is 1 if a goal is not met."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=60, help="rounds; at least 2 (60)")
+    parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    arguments = parser.parse_args()
+    if arguments.rounds < 2:  # noqa: PLR2004 - quartiles of one number are none
+        parser.error("--rounds must be at least 2")
+    sqlalchemy = f"sqlalchemy=={version('sqlalchemy')}"
+    if arguments.no_peers:
+        times = measure(sys.executable, OWN, arguments.rounds)
+    else:
+        with environment([sqlalchemy, "pytest", *PEERS.values()]) as python:
+            times = measure(python, [*OWN, *PEERS], arguments.rounds)
+    results = summarise(times)
+    print(f"{sqlalchemy}, CPython {sys.version.split()[0]}, {arguments.rounds} rounds")
+    print("median of the rounds' ratios to bare, and their middle half; spans: on top of bare\n")
+    print(table(results, times["bare"]), end="\n\n")
+    goals = verdicts(results)
+    for line, met in goals:
+        print(f"{line}: {'yes' if met else 'NO'}")
+    if arguments.json:
+        data = {
+            "python": sys.version.split()[0],
+            "sqlalchemy": version("sqlalchemy"),
+            "rounds": arguments.rounds,
+            "bare_us": {job: 1e6 * median(times["bare"][job]) for job in JOBS},
+            "variants": {name: asdict(result) for name, result in results.items()},
+            "goals": dict(goals),
+        }
+        arguments.json.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(met for _, met in goals) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
