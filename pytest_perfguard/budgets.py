@@ -145,14 +145,16 @@ def _level_rule(line: str, mistakes: list[str]) -> LevelRule | None:
     words = selector.split()
     metric = words.pop() if words and words[-1] in METRICS else None
     if level not in tuple(Level):
-        mistakes.append(f"{where}: {level!r} is not a level: one of {', '.join(Level)}")
+        mistakes.append(
+            f"{where}: {level!r} is not a level: write 'PATTERN METRIC: fail' or 'warn'"
+        )
     elif len(words) > 1:
         mistakes.append(f"{where}: write 'PATTERN METRIC: LEVEL'")
     elif words and words[0].isidentifier() and metric is None:
         try:
             lookup(words[0])
         except MetricError as error:
-            mistakes.append(f"{where}: {error} A path pattern holds a '/', a '*' or a '.'.")
+            mistakes.append(f"{where}: {error} A directory is written '{words[0]}/'.")
     else:
         return LevelRule(words[0] if words else "*", metric, Level(level))
     return None

@@ -47,7 +47,7 @@ class CallSites:
         """Return whether the file holds the user's own code."""
         if filename.startswith("<"):
             return False
-        path = filename.replace("\\", "/")
+        path = str(Path(filename).absolute()).replace("\\", "/")
         for directory in _INSTALL_DIRS:
             _, found, inside = path.rpartition(f"/{directory}/")
             if found:

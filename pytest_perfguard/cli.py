@@ -6,6 +6,7 @@ Exit codes: 0 fine, 1 a budget was not kept, 2 wrong usage, 3 a file that cannot
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from textwrap import fill
 from pytest_perfguard import __version__
 from pytest_perfguard.errors import MetricError, RunFileError
 from pytest_perfguard.metrics import METRICS, Metric, lookup
-from pytest_perfguard.model import Level
+from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.reports.terminal import summary
 from pytest_perfguard.runs import read_run
 from pytest_perfguard.units import EXAMPLES
@@ -28,12 +29,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
     except MetricError as error:
         print(f"perfguard: {error}", file=sys.stderr)
         return USAGE
     except RunFileError as error:
         print(f"perfguard: {error}", file=sys.stderr)
         return FAULT
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as head has. Python must not flush into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     return code
 
 
@@ -81,10 +87,8 @@ def _description(metric: Metric) -> str:
 def _report(options: argparse.Namespace) -> int:
     run = read_run(options.file)
     width = shutil.get_terminal_size().columns
+    failing = [record for record in run.records if record.fails]
+    for record in failing:
+        print(f"{record.nodeid}\n{failure(record, width)}\n")
     print("\n".join(summary(run, top=options.top, full=True, width=width)))
-    failed = any(
-        verdict.breached and verdict.level is Level.FAIL
-        for record in run.records
-        for verdict in record.verdicts
-    )
-    return BREACH if failed else OK
+    return BREACH if failing else OK

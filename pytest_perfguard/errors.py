@@ -32,5 +32,6 @@ class MissingExtraError(PerfguardError, ImportError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(
-            f"{library} is not installed: pip install 'pytest-perfguard[{extra}]'", name=library
+            f"{library} is not installed: install pytest-perfguard with the extra [{extra}]",
+            name=library,
         )

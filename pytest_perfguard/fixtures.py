@@ -36,6 +36,7 @@ class Perf:
         Raises:
             LimitError: if a metric is unknown or a limit cannot be read; all mistakes at once.
         """
+        __tracebackhide__ = True
         if not isinstance(name, str):
             raise TypeError(
                 f"perf.measure needs a name first, as in measure('report'), not {name!r}"

@@ -15,7 +15,6 @@ import pytest
 from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
-from pytest_perfguard.errors import SettingError
 from pytest_perfguard.metrics import measure_all
 from pytest_perfguard.model import Level, Record, Span, Verdict
 from pytest_perfguard.options import option
@@ -74,15 +73,12 @@ class Guard:
         self.measure_all: bool = option(config, "")
         self.unproven = Level(option(config, "unproven"))
         self.with_setup = option(config, "phases") == "setup+call"
-        threshold = option(config, "n_plus_one")
-        if threshold < 2:  # noqa: PLR2004 - one is no repeat
-            raise SettingError(f"perfguard_n_plus_one = {threshold}: it takes two to repeat")
         self._root = config.rootpath
         self.recorder = Recorder(
             Settings(
                 root=config.rootpath,
                 packages=tuple(option(config, "packages")),
-                n_plus_one_threshold=threshold,
+                n_plus_one_threshold=option(config, "n_plus_one"),
                 show_parameters=option(config, "show_parameters"),
             )
         )
@@ -285,10 +281,8 @@ class Guard:
             record = replace(plan.record, outcome=report.outcome)
             if call.excinfo and call.excinfo.errisinstance(BudgetFailure):
                 _locate(report, item)
-            elif report.failed:
-                breached = [verdict for verdict in record.verdicts if verdict.breached]
-                if breached or record.span.findings:
-                    report.sections.append(("perfguard", failure(record, breached)))
+            elif report.failed and (record.breaches or record.span.findings):
+                report.sections.append(("perfguard", failure(record)))
             report.perfguard = record.to_dict()  # type: ignore[attr-defined] # extra data is kept
         return report
 
@@ -324,13 +318,12 @@ def _locate(report: pytest.TestReport, item: pytest.Item) -> None:
 
 
 def _raise_breaches(record: Record) -> None:
-    failing = [v for v in record.verdicts if v.breached and v.level is Level.FAIL]
-    if failing or record.errors:
-        raise BudgetFailure(failure(record, failing), pytrace=False)
+    if record.fails:
+        raise BudgetFailure(failure(record), pytrace=False)
 
 
 def mistakes_report(mistakes: Iterable[str], nodeid: str) -> pytest.CollectReport:
     """Return a failed collection that shows every mistake of a module at once."""
-    lines = sorted(set(mistakes))
+    lines = dict.fromkeys(mistakes)
     text = "\n".join(["perfguard: budgets that cannot be read", *(f"  {line}" for line in lines)])
     return pytest.CollectReport(nodeid, "failed", text, [])

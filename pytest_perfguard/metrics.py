@@ -218,6 +218,7 @@ def lookup(name: str) -> Metric:
     Raises:
         MetricError: if there is none, with the nearest names.
     """
+    __tracebackhide__ = True
     try:
         return METRICS[name]
     except KeyError:

@@ -250,7 +250,12 @@ class Verdict(_Data):
     @property
     def breached(self) -> bool:
         """Whether the limit was not shown to be kept."""
-        return self.status is not Status.OK
+        return self.status is not Status.OK and not self.idle
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is a default of a whole suite that met a test with nothing to observe."""
+        return self.status is Status.UNPROVEN and self.where.startswith("perfguard_budgets")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -282,6 +287,16 @@ class Record(_Data):
     waivers: Mapping[str, bool] = field(default_factory=dict)
     engines: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def breaches(self) -> tuple[Verdict, ...]:
+        """The verdicts that are against the test, at whichever level."""
+        return tuple(verdict for verdict in self.verdicts if verdict.breached)
+
+    @property
+    def fails(self) -> bool:
+        """Whether the test has to fail: for a breach at level ``fail``, or for a mistake."""
+        return bool(self.errors) or any(v.level is Level.FAIL for v in self.breaches)
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` wrote."""
@@ -299,9 +314,9 @@ class Record(_Data):
 class Run(_Data):
     """All records of a session and the environment they were made in."""
 
-    records: tuple[Record, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA_VERSION
+    environment: Mapping[str, str] = field(default_factory=dict)
+    records: tuple[Record, ...] = ()
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

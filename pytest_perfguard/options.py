@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_perfguard.errors import SettingError
+
 if TYPE_CHECKING:
     import pytest
 
@@ -26,6 +28,12 @@ class Option(NamedTuple):
     default: Any = None
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
+    least: int | None = None
+
+    @property
+    def repeated(self) -> bool:
+        """Whether each use adds a line to those before."""
+        return self.ini_type == "linelist"
 
     @property
     def key(self) -> str:
@@ -75,8 +83,9 @@ OPTIONS = (
         "int",
         default=5,
         metavar="N",
+        least=2,
     ),
-    Option("top", "length of the lists in the report", "int", default=5, metavar="N"),
+    Option("top", "length of the lists in the report", "int", default=5, metavar="N", least=0),
     Option(
         "packages",
         "installed package that counts as your own code when a line is named (may be repeated)",
@@ -91,6 +100,7 @@ OPTIONS = (
         default=False,
     ),
 )
+_DEFAULTS = [option.default for option in OPTIONS]
 _BY_NAME = {option.name: option for option in OPTIONS}
 
 
@@ -113,23 +123,30 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def is_asked_for(config: pytest.Config) -> bool:
-    """Return whether any option differs from its default."""
-    return any(option(config, known.name) != known.default for known in OPTIONS)
+    """Return whether any option differs from its default; every one of them is read.
+
+    Raises:
+        SettingError: if one of them cannot be read.
+    """
+    return [option(config, known.name) for known in OPTIONS] != _DEFAULTS
 
 
 def option(config: pytest.Config, name: str) -> Any:
     """Return the value of an option: the command line's, else the ini file's, else the default.
 
     Raises:
-        SettingError: if the ini value is not one of the option's choices.
+        SettingError: if the ini value has a wrong type or is not one of the option's choices.
     """
     known = _BY_NAME[name]
     given = config.getoption(known.key)
-    if known.ini_type == "linelist":
-        return [*config.getini(known.key), *(given or ())]
-    value = config.getini(known.key) if given is None else given
+    try:
+        value = config.getini(known.key) if given is None or known.repeated else given
+    except (TypeError, ValueError) as error:
+        raise SettingError(f"{known.key}: {error}") from None
+    if known.repeated:
+        return [*value, *(given or ())]
     if known.choices and value not in known.choices:
-        from pytest_perfguard.errors import SettingError  # noqa: PLC0415 - only on a mistake
-
         raise SettingError(f"{known.key} = {value!r}: one of {', '.join(known.choices)}")
+    if known.least is not None and value < known.least:
+        raise SettingError(f"{known.key} = {value}: {known.least} or more")
     return value

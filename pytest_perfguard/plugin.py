@@ -112,7 +112,7 @@ class _Reports:
             _suite(self._config).add_record(record)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Stop listening, gather what is known of the whole suite, and write ``run.json``."""
         guard = self._config.stash.get(_GUARD, None)
         facts = None
@@ -126,8 +126,9 @@ class _Reports:
         if facts is not None:
             _suite(self._config).add_facts(facts)
         path = option(self._config, "json")
-        if path:
-            _suite(self._config).write(self._config.invocation_params.dir / path)
+        if path and not _suite(self._config).write(self._config.invocation_params.dir / path):
+            # What was asked for is not there: whoever relies on it must not see a success.
+            session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

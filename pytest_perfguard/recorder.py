@@ -92,6 +92,7 @@ class Measurement(Mapping[str, float]):
         Raises:
             MetricError: if there is no metric of that name, or nothing was observed for it.
         """
+        __tracebackhide__ = True
         metric = lookup(name)
         value = metric.measure(self._current())
         if value is None:

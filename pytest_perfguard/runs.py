@@ -35,7 +35,8 @@ def environment() -> dict[str, str]:
 
 def make_run(records: Iterable[Record]) -> Run:
     """Return a run of the given records, ordered by node id, made here and now."""
-    return Run(tuple(sorted(records, key=lambda record: record.nodeid)), environment())
+    ordered = sorted(records, key=lambda record: record.nodeid)
+    return Run(environment=environment(), records=tuple(ordered))
 
 
 def write_run(run: Run, path: Path) -> None:
@@ -67,14 +68,14 @@ def write_run(run: Run, path: Path) -> None:
         raise RunFileError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path | str) -> Run:
     """Read a run.
 
     Raises:
         RunFileError: if it is not there, not whole, or of a schema that is not known here.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise RunFileError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

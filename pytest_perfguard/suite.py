@@ -23,7 +23,7 @@ class Suite:
         self._rules: dict[str, int] = {}
         self._waivers: set[str] = set()
         self._broken_waivers: set[str] = set()
-        self._write_error: str | None = None
+        self._written = ""
 
     def add_record(self, record: Mapping[str, Any]) -> None:
         """Keep the record of a test; a rerun's replaces the one before."""
@@ -40,19 +40,26 @@ class Suite:
         """Return all records as a run."""
         return make_run(Record.from_dict(record) for record in self._records.values())
 
-    def write(self, path: Path) -> None:
-        """Write ``run.json``; a failure to do so is told in the report."""
+    def write(self, path: Path) -> bool:
+        """Write ``run.json``; the report tells where, or why not.
+
+        Returns:
+            Whether it was written.
+        """
         try:
             write_run(self.run(), path)
         except RunFileError as error:
-            self._write_error = str(error)
+            self._written = f"warning: {error}"
+            return False
+        self._written = f"records written to {path}"
+        return True
 
     def report(self, config: pytest.Config, terminal: pytest.TerminalReporter) -> None:
         """Write the summary in pytest's own style."""
         run = self.run()
         full = bool(option(config, ""))
         notices = self._notices(run, whole=is_whole(config, terminal))
-        if not (run.records or notices or full) or config.getoption("collectonly"):
+        if not (run.records or notices or full or self._written) or config.getoption("collectonly"):
             return
         lines = summary(
             run,
@@ -61,14 +68,17 @@ class Suite:
             notices=notices,
             width=terminal._tw.fullwidth,
         )
+        if self._written:
+            lines.append(self._written)
         terminal.write_sep("=", "perfguard")
         for line in lines:
             markup = {"yellow": True} if line.startswith("warning:") else {}
             terminal.write_line(line, **markup)
 
     def _notices(self, run: Run, *, whole: bool) -> list[str]:
-        notices = [f"warning: {self._write_error}"] if self._write_error else []
-        notices += [f"warning: {waiver}" for waiver in sorted(self._broken_waivers)]
+        notices: list[str] = []
+        told = {error for record in run.records for error in record.errors}
+        notices += [f"warning: {waiver}" for waiver in sorted(self._broken_waivers - told)]
         used = {key for record in run.records for key, covered in record.waivers.items() if covered}
         passed = {key for record in run.records for key in record.waivers}
         # A part of the suite cannot tell that a waiver is not needed, unless its line was run.
@@ -92,7 +102,7 @@ class Suite:
             elif judged.get(f"perfguard_budgets, {line!r}") == {Status.UNPROVEN}:
                 notices.append(
                     f"warning: perfguard_budgets, {line!r}: proves nothing, since nothing was "
-                    f"observed in any of the {tests} tests that it covers"
+                    f"observed in any of the tests that it covers ({tests})"
                 )
         return notices
 

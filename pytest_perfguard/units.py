@@ -39,10 +39,10 @@ _SCALES: dict[Unit, dict[str, float]] = {
 }
 _LARGEST = 1e15
 EXAMPLES = {
-    Unit.COUNT: "3",
-    Unit.SECONDS: "'100ms' or '1.5s'",
-    Unit.SHARE: "'80%' or 0.8",
-    Unit.BYTES: "'20KiB' or 20480",
+    Unit.COUNT: "a whole number such as 3",
+    Unit.SECONDS: "a number with a unit such as '100ms' or '1.5s'",
+    Unit.SHARE: "a share such as '80%' or 0.8",
+    Unit.BYTES: "a size such as '20KiB' or 20480",
 }
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+(?:_\d+)*)?\.?\d+(?:[eE][+-]?\d+)?)\s*([a-zA-Zµ%]*)\s*")
 
@@ -69,7 +69,7 @@ def parse(value: object, unit: Unit) -> float:
         raise LimitError(f"{value!r} is not a whole number: {example}")
     if unit is Unit.SHARE and not suffix and number > 1:
         raise LimitError(f"{value!r} is more than 1: {example}")
-    return number * scales[suffix]
+    return int(number) if unit is Unit.COUNT else number * scales[suffix]
 
 
 def _split(value: object, example: str) -> tuple[float, str]:
@@ -79,7 +79,7 @@ def _split(value: object, example: str) -> tuple[float, str]:
     if isinstance(number, str):
         match = _QUANTITY.fullmatch(number)
         if not match:
-            raise LimitError(f"{value!r} is not a number with a unit: {example}")
+            raise LimitError(f"{value!r} cannot be read: {example}")
         number, suffix = float(match[1]), match[2]
     if isinstance(number, float) and not math.isfinite(number):
         raise LimitError(f"{value!r} is not a finite number: {example}")

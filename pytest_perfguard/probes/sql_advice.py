@@ -28,8 +28,8 @@ def fix(  # noqa: PLR0911 - one way out for each kind of statement
     if cause is not None:
         if cause.how == "refresh":
             return (
-                f"the attributes of {cause.subject} had expired (commit) or were deferred: read "
-                "what is needed before the commit, or load all rows again with one select()"
+                f"{cause.subject} was expired by a commit, deferred or refreshed: read what is "
+                "needed before the commit, or load all rows again with one select()"
             )
         return f"{cause.fix}  # or joinedload" if cause.how == "lazy to-one" else cause.fix
     if found.kind is Kind.READ:

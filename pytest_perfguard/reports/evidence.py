@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from pytest_perfguard.findings import place
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.folding import add, folded_timeline
 from pytest_perfguard.metrics import METRICS, UNCOUNTED
-from pytest_perfguard.model import Finding, Record, Site, Span, Status, Tally, Verdict
+from pytest_perfguard.model import Finding, Level, Record, Site, Span, Status, Tally, Verdict
 from pytest_perfguard.units import Unit, show
 
 _MAX_CAUSES = 5
 _MAX_MOMENTS = 12
 
 
-def failure(record: Record, verdicts: Sequence[Verdict], width: int = 100) -> str:
-    """Return the text for a test whose given verdicts or errors are against it.
+def failure(record: Record, width: int = 100) -> str:
+    """Return the text for a test that has breaches or mistakes against it.
 
     Without any of them it is the evidence beside a failure of the test's own.
     """
-    lines = [f"perfguard: {headline(record, verdicts)}"]
+    breaches = record.breaches
+    lines = [f"perfguard: {headline(record)}"]
     lines += [f"  {error}" for error in record.errors]
-    lines += table(verdicts)
-    if not verdicts:
-        return "\n".join(lines + evidence(record.span, METRICS, width))
-    for span in _judged_spans(record, verdicts):
-        over = [v for v in verdicts if v.span == span.name and v.status is Status.OVER]
-        lines += evidence(span, {v.metric: v.limit for v in over}, width)
+    lines += table(breaches)
+    if not breaches and not record.errors:
+        lines += evidence(record.span, ("sql_n_plus_one", "sql_duplicates"), width)
+    for span in _judged_spans(record):
+        over = [v.metric for v in breaches if v.span == span.name and v.status is Status.OVER]
+        lines += evidence(span, over, width)
     return "\n".join(lines)
 
 
-def headline(record: Record, verdicts: Sequence[Verdict]) -> str:
+def headline(record: Record) -> str:
     """Return how many budgets were not kept, and where."""
-    statuses = [verdict.status for verdict in verdicts]
-    total = len(record.verdicts)
+    statuses = [verdict.status for verdict in record.breaches]
+    total = sum(not verdict.idle for verdict in record.verdicts)
     budgets = f"of {total} budget{'' if total == 1 else 's'}"
     parts = []
     if over := statuses.count(Status.OVER):
@@ -45,13 +46,12 @@ def headline(record: Record, verdicts: Sequence[Verdict]) -> str:
         parts.append(f"{errors} mistake{'' if errors == 1 else 's'}")
     if not parts:
         parts.append(f"{record.metrics.get('sql_queries', 0):,.0f} statements")
-    spans = _judged_spans(record, verdicts)
-    where = [_where(span) for span in spans] or [_where(record.span)]
+    where = [_where(span) for span in _judged_spans(record)] or [_where(record.span)]
     return f"{', '.join(parts)} in {', '.join(where)}"
 
 
-def _judged_spans(record: Record, verdicts: Sequence[Verdict]) -> list[Span]:
-    names = {verdict.span for verdict in verdicts}
+def _judged_spans(record: Record) -> list[Span]:
+    names = {verdict.span for verdict in record.breaches}
     found: dict[str, Span] = {}
     for span in record.span.walk():
         if span.name in names:
@@ -73,7 +73,8 @@ def table(verdicts: Iterable[Verdict]) -> list[str]:
     value_width = max((len(row[2]) for row in rows), default=0)
     lines = []
     for verdict, name, value, where in rows:
-        lines.append(f"  {name:<{name_width}}  {value:>{value_width}}   {where}")
+        remark = "" if verdict.level is Level.FAIL else "  (only warns)"
+        lines.append(f"  {name:<{name_width}}  {value:>{value_width}}   {where}{remark}")
         if verdict.reason and verdict.status is Status.UNPROVEN:
             lines.append(f"      {verdict.reason}")
     return lines
@@ -98,7 +99,7 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     lines = [line for finding in candidates[:_MAX_CAUSES] for line in cause(finding, width)]
     if len(candidates) > _MAX_CAUSES:
         lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
-    tallies = _counted(span)
+    tallies = _merged(span)
     for names, explain in _EXPLANATIONS:
         # A repeated statement explains how many there are; listing all would bury it.
         if wanted & names and not (candidates and "sql_queries" in names):
@@ -108,7 +109,7 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     lines += [
         f"waived: {f.metric} at {_line(f.tally.site)}: {f.waiver}" for f in findings if f.waiver
     ]
-    return [*lines, f"timeline: {timeline(span)}"] if tallies else lines
+    return [*lines, f"timeline: {timeline(span)}"] if wanted and _counted(tallies) else lines
 
 
 def merged_findings(spans: Iterable[Span]) -> list[Finding]:
@@ -174,6 +175,8 @@ def _line(site: Site | None) -> str:
 
 
 def _statement(tally: Tally, width: int, remark: str = "") -> list[str]:
+    if tally.operation == tally.label:  # a COMMIT says it all
+        return []
     remark = remark and f"    {remark}"
     return [f"    {shorten(tally.operation, max(width - 4 - len(remark), 40))}{remark}"]
 
@@ -202,7 +205,7 @@ def _scanned(tallies: Iterable[Tally]) -> _Explained:
 
 
 def _slowest(tallies: Iterable[Tally]) -> _Explained:
-    ranked = sorted(tallies, key=lambda t: -t.peaks.get("seconds", 0.0))
+    ranked = sorted(_counted(tallies), key=lambda t: -t.peaks.get("seconds", 0.0))
     return [
         (f"slowest: {t.label} took {show(t.peaks.get('seconds'), Unit.SECONDS)}", t, None)
         for t in ranked[:1]
@@ -210,10 +213,10 @@ def _slowest(tallies: Iterable[Tally]) -> _Explained:
 
 
 def _largest(tallies: Iterable[Tally]) -> _Explained:
-    ranked = sorted(tallies, key=lambda t: -t.sums.get("rows", 0))
+    ranked = sorted(_counted(tallies), key=lambda t: -t.sums.get("rows", 0))
     return [
         (
-            f"{t.sums.get('rows', 0):,.0f} rows fetched by {t.count}x {t.label}",
+            f"rows fetched by {t.count}x {t.label}: {t.sums.get('rows', 0):,.0f}",
             t,
             "fetch only what is used: a LIMIT, a narrower WHERE, or the count instead of the rows",
         )
@@ -222,18 +225,26 @@ def _largest(tallies: Iterable[Tally]) -> _Explained:
 
 
 def _listed(tallies: Iterable[Tally]) -> _Explained:
-    """List the statements where none repeats; they were all asked for on purpose."""
-    ranked = sorted(tallies, key=lambda t: -t.sums.get("roundtrips", 0))
+    """List the statements; where none repeats, they were all asked for on purpose."""
+    ranked = sorted(_counted(tallies), key=lambda t: -t.sums.get("roundtrips", 0))
     lines: _Explained = []
-    for t in ranked:
+    for t in ranked[:_MAX_CAUSES]:
         trips = t.sums.get("roundtrips", 0)
         sent = f" in {trips:.0f} round trips" if trips > t.count else ""
         lines.append((f"{t.count}x {t.label}{sent}", t, None))
-    if lines:
-        title, last, _ = lines[min(len(lines), _MAX_CAUSES) - 1]
-        advice = "nothing repeats here: decide without the database, or join what belongs together"
-        lines[min(len(lines), _MAX_CAUSES) - 1] = (title, last, advice)
+    if lines and all(t.count == 1 for t in ranked):
+        title, last, _ = lines[-1]
+        advice = "no statement repeats: join what belongs together, or decide without the database"
+        lines[-1] = (title, last, advice)
     return lines
+
+
+def _committed(tallies: Iterable[Tally]) -> _Explained:
+    return [
+        (f"{t.sums['commits']:.0f}x COMMIT", t, "commit once, when all of it is done")
+        for t in tallies
+        if t.sums.get("commits")
+    ]
 
 
 # Which metrics a candidate drives up, and what explains the others: the first that fits comes
@@ -248,19 +259,22 @@ _EXPLANATIONS: tuple[tuple[set[str], Callable[[Iterable[Tally]], _Explained]], .
     ({"sql_full_scans"}, _scanned),
     ({"sql_slowest", "sql_time"}, _slowest),
     ({"sql_rows"}, _largest),
+    ({"sql_commits"}, _committed),
     ({"sql_queries", "sql_roundtrips"}, _listed),
 )
 
 
-def _counted(span: Span) -> list[Tally]:
-    """Return the tallies of a span and those inside it, added up by line, without COMMITs."""
+def _counted(tallies: Iterable[Tally]) -> list[Tally]:
+    return [tally for tally in tallies if tally.kind not in UNCOUNTED]
+
+
+def _merged(span: Span) -> list[Tally]:
+    """Return the tallies of a span and those inside it, added up by line."""
     merged: dict[tuple[object, ...], Tally] = {}
     for part in span.walk():
         for tally in part.tallies:
-            if tally.kind in UNCOUNTED:
-                continue
             site = tally.site
-            key = (tally.operation, site and (site.file, site.line), tally.subject)
+            key = (tally.operation, tally.kind, site and (site.file, site.line), tally.subject)
             merged[key] = add(merged[key], tally) if key in merged else tally
     return list(merged.values())
 

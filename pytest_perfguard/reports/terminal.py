@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.metrics import UNCOUNTED
-from pytest_perfguard.model import Level, Record, Run, Status, Tally, Verdict
-from pytest_perfguard.reports.evidence import cause, headline, merged_findings, table
+from pytest_perfguard.model import Record, Run, Status, Tally
+from pytest_perfguard.reports.evidence import cause, failure, merged_findings
 from pytest_perfguard.units import Unit, show
 
 
@@ -22,7 +22,7 @@ def summary(
         top: length of each list.
         full: show the top lists and every candidate, not only what needs attention.
     """
-    lines = [*notices, *_warnings(run.records)]
+    lines = [*notices, *_warnings(run.records, width)]
     if full and run.records:
         lines += _top_list("most statements", run, top, "sql_queries", Unit.COUNT)
         lines += _top_list("most time in SQL", run, top, "sql_time", Unit.SECONDS)
@@ -37,7 +37,7 @@ def denominator(run: Run) -> str:
     """Return what all numbers of the run are out of."""
     queries = sum(record.metrics.get("sql_queries", 0) for record in run.records)
     engines = {key for record in run.records for key in record.engines}
-    judged = [verdict for record in run.records for verdict in record.verdicts]
+    judged = [v for record in run.records for v in record.verdicts if not v.idle]
     parts = [
         f"{_number(len(run.records), 'test')} measured",
         f"{_number(int(queries), 'statement')} on {_number(len(engines), 'engine')}",
@@ -53,21 +53,15 @@ def _number(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _warnings(records: Iterable[Record]) -> list[str]:
+def _warnings(records: Iterable[Record], width: int) -> list[str]:
+    """Tell of breaches that only warn; those of a test that fails stand in its failure."""
     lines: list[str] = []
     for record in records:
-        told = [
-            v for v in record.verdicts if v.breached and v.level is Level.WARN and not _quiet(v)
-        ]
-        if told:
-            lines.append(f"warning: {record.nodeid}: {headline(record, told)}")
-            lines += table(told)
+        if record.breaches and not record.fails:
+            first, *rest = failure(record, width).splitlines()
+            lines.append(f"warning: {record.nodeid}: {first.removeprefix('perfguard: ')}")
+            lines += rest
     return lines
-
-
-def _quiet(verdict: Verdict) -> bool:
-    """Return whether the verdict is one of a suite-wide default in a test without any SQL."""
-    return verdict.status is Status.UNPROVEN and verdict.where.startswith("perfguard_budgets")
 
 
 def _top_list(title: str, run: Run, top: int, metric: str, unit: Unit) -> list[str]:

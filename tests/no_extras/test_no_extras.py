@@ -25,7 +25,7 @@ def test_a_sql_budget_names_the_extra(pytester: pytest.Pytester, limit: int) -> 
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*sqlalchemy is not installed: pip install 'pytest-perfguard[[]sql]'*"]
+        ["*sqlalchemy is not installed: install pytest-perfguard with the extra [[]sql[]]"]
     )
 
 
