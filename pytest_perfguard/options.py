@@ -6,12 +6,11 @@ pytest's own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 from pytest_perfguard.errors import SettingError
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class Option(NamedTuple):
@@ -120,6 +119,30 @@ def add_options(parser: pytest.Parser) -> None:
                 attributes |= {"metavar": option.metavar, "choices": option.choices}
         group.addoption(option.flag, help=option.help, **attributes)
         parser.addini(option.key, option.help, type=option.ini_type, default=option.default)  # type: ignore[arg-type] # one of pytest's literals
+
+
+def refuse_unread_table(config: pytest.Config) -> None:
+    """Refuse settings in a table that this version of pytest does not read.
+
+    Raises:
+        SettingError: if there are any: before pytest 9 ``[tool.pytest]`` is passed over in
+            silence, and every budget in it with it.
+    """
+    file = config.rootpath / "pyproject.toml"
+    if pytest.version_tuple >= (9,) or not file.is_file():
+        return
+    import tomllib  # noqa: PLC0415 - not needed by newer versions
+
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("pytest", {})
+    except (ValueError, OSError):
+        return
+    unread = [key for key in table if key.startswith("perfguard")]
+    if unread:
+        raise SettingError(
+            f"{file}: {unread[0]} stands in [tool.pytest], which pytest {pytest.__version__} "
+            "does not read: move it to [tool.pytest.ini_options]"
+        )
 
 
 def is_asked_for(config: pytest.Config) -> bool:

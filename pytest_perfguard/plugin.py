@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_perfguard.errors import PerfguardError
-from pytest_perfguard.options import add_options, is_asked_for, option
+from pytest_perfguard.options import (
+    add_options,
+    is_asked_for,
+    option,
+    refuse_unread_table,
+)
 
 if TYPE_CHECKING:
     from pytest_perfguard.fixtures import Perf
@@ -36,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in _MARKERS:
         config.addinivalue_line("markers", line)
     try:
+        refuse_unread_table(config)
         if is_asked_for(config):
             _guard(config)
             _suite(config)

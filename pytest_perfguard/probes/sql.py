@@ -240,7 +240,10 @@ class SqlProbe:
         found = fingerprint(
             statement, backslash_escapes=context.dialect.name in _BACKSLASH_DIALECTS
         )
-        cause = internals.cause(context)
+        cause = ledger.chained(internals.cause(context))
+        entity = internals.entity(context)
+        if cause is None and entity is not None:
+            ledger.selected.add(entity)
         kind = _CONNECT if internals.is_first_connect(outwards(inner)) else found.kind
         tally = ledger.tally(
             found.text,
@@ -274,7 +277,7 @@ class SqlProbe:
             and tally.operation == found.text
         )
         if tally.fix is None:
-            tally.fix = fix(found, cause, internals.entity(context))
+            tally.fix = fix(found, cause, entity)
             if cause is not None:
                 tally.facts["cause"] = cause.how
             if span.explain and kind in (Kind.READ, Kind.WRITE) and not context.executemany:

@@ -31,7 +31,8 @@ def fix(  # noqa: PLR0911 - one way out for each kind of statement
                 f"{cause.subject} was expired by a commit, deferred or refreshed: read what is "
                 "needed before the commit, or load all rows again with one select()"
             )
-        return f"{cause.fix}  # or joinedload" if cause.how == "lazy to-one" else cause.fix
+        options = f"select({cause.root}).options({cause.loaders})"
+        return f"{options}  # or joinedload" if cause.how == "lazy to-one" else options
     if found.kind is Kind.READ:
         advice = "load them in one query before the loop"
         column = _key_column(found.text)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.fingerprint import varying_values
 from pytest_perfguard.model import Site, Tally
 from pytest_perfguard.spans import MAX_TALLIES
+
+if TYPE_CHECKING:
+    from pytest_perfguard.probes.sqlalchemy_internals import Cause
 
 # Parameter sets are remembered as hashes to tell duplicates from repeats. A span remembers this
 # many for each statement, and fewer once it holds many altogether.
@@ -156,15 +160,32 @@ Key = tuple[str | int, int, int]
 class SqlLedger:
     """What the probe has seen in one span."""
 
-    __slots__ = ("_by_table", "_reads", "_tallies", "by_dialect", "kept")
+    __slots__ = ("_by_table", "_lazy", "_reads", "_tallies", "by_dialect", "kept", "selected")
 
     def __init__(self) -> None:
         # Each engine has a dialect of its own.
         self.by_dialect: dict[object, dict[Key, Known]] = {}
         self.kept = 0
         self._reads: dict[int, Remembered] = {}
+        # Entities that a query of the code selected, and how the others were loaded at first.
+        self.selected: set[str] = set()
+        self._lazy: dict[str, Cause] = {}
         self._by_table: dict[str, list[Remembered]] = {}
         self._tallies: dict[tuple[object, ...], LiveTally] = {}
+
+    def chained(self, cause: Cause | None) -> Cause | None:
+        """Return the cause as seen from the query that began a chain of lazy loads.
+
+        What a lazy load brought has no query of its own: the options belong to the query whose
+        rows the first load started from.
+        """
+        if cause is None or not cause.loaders:
+            return cause
+        before = self._lazy.get(cause.root)
+        if before is not None and cause.root not in self.selected:
+            cause = replace(cause, root=before.root, loaders=f"{before.loaders}.{cause.loaders}")
+        self._lazy.setdefault(cause.target, cause)
+        return cause
 
     def tallies(self) -> Iterable[Tally]:
         """Return what has been added up so far."""

@@ -42,12 +42,16 @@ class Cause:
         subject: the attribute it was for, e.g. ``Resource.owner``, or the entity.
         how: ``lazy`` or ``lazy to-one`` for a relationship loaded on access, ``refresh`` for
             attributes that were expired or deferred.
-        fix: loader options that would have loaded it in time; empty for ``refresh``.
+        root: entity that the query selects, whose rows lead to the attribute.
+        loaders: loader options that would have loaded it in time; empty for ``refresh``.
+        target: entity that the attribute leads to.
     """
 
     subject: str
     how: str
-    fix: str
+    root: str = ""
+    loaders: str = ""
+    target: str = ""
 
 
 def cause(context: Any) -> Cause | None:
@@ -63,7 +67,7 @@ def cause(context: Any) -> Cause | None:
         return None
     if refreshed is None:
         return None
-    return Cause(refreshed.mapper.class_.__name__, "refresh", "")
+    return Cause(refreshed.mapper.class_.__name__, "refresh")
 
 
 def _lazy(path: Any) -> Cause:
@@ -73,7 +77,9 @@ def _lazy(path: Any) -> Cause:
     return Cause(
         subject=_attribute(steps[-1]),
         how="lazy" if steps[-1].uselist else "lazy to-one",
-        fix=f"select({steps[0].parent.class_.__name__}).options({loaders})",
+        root=steps[0].parent.class_.__name__,
+        loaders=loaders,
+        target=steps[-1].mapper.class_.__name__,
     )
 
 
