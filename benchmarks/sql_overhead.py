@@ -24,8 +24,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Self
+
+from estimates import Estimate
 
 HERE = Path(__file__).resolve().parent
 ROUNDS_PER_PROCESS = 5
@@ -48,29 +50,11 @@ JOBS = ("core", "orm", "span")
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """A variant's time over bare's: the median of the rounds and their middle half."""
-
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Ratio:
-        """Sum up the ratios of all rounds."""
-        low, _, high = quantiles(values, n=4)
-        return cls(median(values), low, high)
-
-    def __str__(self) -> str:
-        return f"x{self.median:.3f} [{self.low:.3f}-{self.high:.3f}]"
-
-
-@dataclass(frozen=True)
 class Result:
     """What one variant cost; the last two are CPU microseconds on top of bare."""
 
-    core: Ratio
-    orm: Ratio
+    core: Estimate
+    orm: Estimate
     core_us: float
     orm_us: float
     span_us: float
@@ -158,8 +142,9 @@ def summarise(times: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, R
     """Compare every variant with bare, round by round."""
     bare = times["bare"]
 
-    def ratio(name: str, job: str) -> Ratio:
-        return Ratio.of([a / b for a, b in zip(times[name][job], bare[job], strict=True)])
+    def ratio(name: str, job: str) -> Estimate:
+        pairs = zip(times[name][job], bare[job], strict=True)
+        return Estimate.of([a / b for a, b in pairs], ROUNDS_PER_PROCESS)
 
     def extra(name: str, job: str) -> float:
         pairs = zip(times[name][job], bare[job], strict=True)
@@ -188,40 +173,43 @@ def table(results: Mapping[str, Result], bare: Mapping[str, Sequence[float]]) ->
     for name, result in sorted(results.items(), key=lambda item: item[1].core.median):
         span = f"{result.span_us:+.0f} us"
         lines.append(
-            f"{labels[name]:<36} {result.core!s:<22} {result.orm!s:<22} {span:>18}".rstrip()
+            f"{labels[name]:<36} {_ratio(result.core):<22} {_ratio(result.orm):<22} {span:>18}"
         )
     return "\n".join(lines)
+
+
+def _ratio(found: Estimate) -> str:
+    return f"x{found.median:.3f} [{found.low:.3f}-{found.high:.3f}]"
 
 
 def _us(seconds: Sequence[float]) -> str:
     return f"{1e6 * median(seconds):.1f} us"
 
 
-def verdicts(results: Mapping[str, Result]) -> list[tuple[str, bool]]:
-    """Return each goal in words, and whether it is met."""
+def verdicts(results: Mapping[str, Result]) -> dict[str, str]:
+    """Return each goal in words, and whether it is met: ``yes`` or ``NO``, and how surely."""
     own = results["perfguard"]
-    found = {"core": own.core.median, "orm": own.orm.median}
-    lines = [
-        (f"{job}: x{found[job]:.3f}, goal x{goal:.2f}", found[job] <= goal)
-        for job, goal in GOALS.items()
-    ]
+    found = {
+        f"core: x{own.core.median:.3f}, goal x{GOALS['core']}": own.core.verdict(GOALS["core"]),
+        f"orm: x{own.orm.median:.3f}, goal x{GOALS['orm']}": own.orm.verdict(GOALS["orm"]),
+    }
     for name, label in PEERS.items():
         if name in results:
             peer = results[name]
             beaten = own.core.median < peer.core.median and own.orm.median < peer.orm.median
-            lines.append((f"beats {label}", beaten))
-    return lines
+            found[f"beats {label}"] = "yes" if beaten else "NO"
+    return found
 
 
 def main() -> int:
     """Run the benchmark; the exit status is 1 if a goal is not met."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=60, help="rounds; at least 2 (60)")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds; five a process (60)")
     parser.add_argument("--no-peers", action="store_true", help="install and run no peers")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
     arguments = parser.parse_args()
-    if arguments.rounds < 2:  # noqa: PLR2004 - quartiles of one number are none
-        parser.error("--rounds must be at least 2")
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
     sqlalchemy = f"sqlalchemy=={version('sqlalchemy')}"
     if arguments.no_peers:
         times = measure(sys.executable, OWN, arguments.rounds)
@@ -230,11 +218,11 @@ def main() -> int:
             times = measure(python, [*OWN, *PEERS], arguments.rounds)
     results = summarise(times)
     print(f"{sqlalchemy}, CPython {sys.version.split()[0]}, {arguments.rounds} rounds")
-    print("median of the rounds' ratios to bare, and their middle half; spans: on top of bare\n")
+    print("median of the ratios to bare and its 95 % interval; spans: on top of bare\n")
     print(table(results, times["bare"]), end="\n\n")
     goals = verdicts(results)
-    for line, met in goals:
-        print(f"{line}: {'yes' if met else 'NO'}")
+    for line, verdict in goals.items():
+        print(f"{line}: {verdict}")
     if arguments.json:
         data = {
             "python": sys.version.split()[0],
@@ -242,10 +230,10 @@ def main() -> int:
             "rounds": arguments.rounds,
             "bare_us": {job: 1e6 * median(times["bare"][job]) for job in JOBS},
             "variants": {name: asdict(result) for name, result in results.items()},
-            "goals": dict(goals),
+            "goals": goals,
         }
         arguments.json.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(met for _, met in goals) else 1
+    return 0 if all(verdict.startswith("yes") for verdict in goals.values()) else 1
 
 
 if __name__ == "__main__":

@@ -104,12 +104,16 @@ class Rules:
             raise SettingError("\n".join(mistakes))
         return rules
 
-    def defaults(self, nodeid: str) -> dict[str, Budget]:
-        """Return the budgets that the rules give a test, by metric; later lines win."""
+    def defaults(self, nodeid: str, *, count: bool = True) -> dict[str, Budget]:
+        """Return the budgets that the rules give a test, by metric; later lines win.
+
+        Args:
+            count: count the test among those that the rules cover.
+        """
         found: dict[str, Budget] = {}
         for rule in self.budgets:
             if matches(rule.pattern, nodeid):
-                rule.tests += 1
+                rule.tests += count
                 found |= {budget.metric.name: budget for budget in rule.budgets}
         return found
 

@@ -81,12 +81,15 @@ def _same_kind_of_literal(match: re.Match[str]) -> str:
 
 @lru_cache(maxsize=4_096)
 def _read(source: str, backslash_escapes: bool, cut: bool) -> Fingerprint:  # noqa: FBT001 - a cache's key
-    tokens = list(_tokens(source, _MYSQL if backslash_escapes else _STANDARD))
+    tokens = _without_quoted_values(_tokens(source, _MYSQL if backslash_escapes else _STANDARD))
     solid = [token for token in tokens if token.kind != "space"]
     tables = _tables(solid)
     verb = _verb(solid)
     kind = _kind(verb, solid)
+    if tables and all(name.lower() in _BOOKKEEPING for _, name in tables):
+        kind = Kind.CATALOGUE
     text, batched = _normalise(tokens)
+    batched |= _is_range(solid)
     first = min(tables, key=lambda table: table[0] > 0, default=None)
     return Fingerprint(
         text=f"{text} …" if cut else text,
@@ -214,6 +217,34 @@ def _tokens(source: str, grammar: re.Pattern[str]) -> Iterator[_Token]:
             yield _Token(kind, match.group())
 
 
+def _without_quoted_values(tokens: Iterator[_Token]) -> list[_Token]:
+    """Return the tokens, with what SQLite takes for a string though it is quoted as a name.
+
+    It does so where no column has the name. Compared with something, or in a list, a name
+    without a table is rare, and a value would be private.
+    """
+    read = list(tokens)
+    solid = [number for number, token in enumerate(read) if token.kind != "space"]
+    for place, number in enumerate(solid):
+        before = read[solid[place - 1]].upper if place else ""
+        after = read[solid[place + 1]].text if place + 1 < len(solid) else ""
+        if (
+            read[number].kind == "name"
+            and read[number].text[0] == '"'
+            and after != "."
+            and (before in _COMPARING or (before == "(" and _opens_list(read, solid, place)))
+        ):
+            read[number] = _Token("value", "?")
+    return read
+
+
+_COMPARING = ("=", "==", "<>", "!=", "<", ">", "<=", ">=", "LIKE", "GLOB", "IS", "NOT", "BETWEEN")
+
+
+def _opens_list(read: Sequence[_Token], solid: Sequence[int], place: int) -> bool:
+    return place > 1 and read[solid[place - 2]].upper in ("IN", "VALUES")
+
+
 # -- the class, and the tables -------------------------------------------------------------
 
 _WRITES = ("INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "COPY")
@@ -233,6 +264,8 @@ _KINDS = {
 _CATALOGUES = {
     "pg_catalog", "information_schema", "sqlite_master", "sqlite_schema", "sqlite_temp_master",
 }  # fmt: skip
+# What a migration tool notes for itself, one row at a time.
+_BOOKKEEPING = ("alembic_version",)
 _BEFORE_TABLES = ("FROM", "JOIN", "INTO", "UPDATE")
 # An UPDATE or FROM behind one of these begins no clause: FOR UPDATE, DO UPDATE, ON DUPLICATE KEY
 # UPDATE, IS DISTINCT FROM.
@@ -356,6 +389,17 @@ def _paging(solid: Sequence[_Token]) -> frozenset[int | str]:
     return frozenset(pages | bounds if is_keyset else pages)
 
 
+def _is_range(solid: Sequence[_Token]) -> bool:
+    """Return whether rows are chosen by a range with two ends and no key: a batch of many."""
+    compared = {
+        solid[number - 1].upper
+        for number, token in enumerate(solid)
+        if number and token.key is not None
+    }
+    two_ends = bool({"<", "<="} & compared) and bool({">", ">="} & compared)
+    return "=" not in compared and ("BETWEEN" in compared or two_ends)
+
+
 # -- the text ------------------------------------------------------------------------------
 
 
@@ -380,10 +424,16 @@ def _normalise(tokens: Sequence[_Token]) -> tuple[str, bool]:
         elif token.kind == "word" and word == "VALUES":
             end, rows = _rows(tokens, opening)
             if rows > 1:
+                batched = True
                 parts.append(" (...)")
                 number = end
     text = "".join(parts).replace("( ", "(").replace(" )", ")")
-    return re.sub(" +", " ", text).strip(" ;"), batched
+    # What a terminal would take for a command is not part of any name worth reading.
+    text = _CONTROL.sub("?", re.sub(" +", " ", text))
+    return text.strip(" ;"), batched
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def _kind_at(tokens: Sequence[_Token], number: int) -> str:

@@ -42,19 +42,26 @@ class Perf:
                 f"perf.measure needs a name first, as in measure('report'), not {name!r}"
             )
         frame = sys._getframe(1)
-        shown = self._guard.recorder.sites.show(frame.f_code.co_filename)
+        file = self._guard.recorder.sites.show(frame.f_code.co_filename)
         mistakes: list[str] = []
-        where = f"perf.measure, {shown}:{frame.f_lineno}"
+        where = f"perf.measure, {file}:{frame.f_lineno}"
         budgets = read_limits(limits, where, mistakes)
         if mistakes:
             raise LimitError("\n".join(mistakes))
-        return Block(self._guard, self._item, name, budgets)
+        block = Block(self._guard, self._item, name, budgets, where)
+        self._guard.expect(
+            self._item, block, f"{where}: the block was never entered: write 'with' before it"
+        )
+        return block
 
 
 class Block:
     """A named block that is measured between ``__enter__`` and ``__exit__``."""
 
-    def __init__(self, guard: Guard, item: pytest.Item, name: str, budgets: list[Budget]) -> None:
+    def __init__(
+        self, guard: Guard, item: pytest.Item, name: str, budgets: list[Budget], where: str
+    ) -> None:
+        self._where = where
         self._guard = guard
         self._item = item
         self._name = name
@@ -69,6 +76,7 @@ class Block:
         span = recorder.open(self._guard.block_name(self._item, self._name), "block")
         span.explain |= any(budget.metric.on_request for budget in self._budgets)
         self._measurement = Measurement(recorder, span)
+        self._guard.expect(self._item, self, f"{self._where}: the block was left open")
         return self._measurement
 
     def __exit__(
@@ -80,5 +88,6 @@ class Block:
         if self._measurement is None:
             raise RuntimeError(f"the block {self._name!r} has not been entered")
         span = self._measurement.close()
+        self._guard.expect(self._item, self, None)
         if error is None:
             self._guard.judge_block(self._item, span, self._budgets)

@@ -22,6 +22,7 @@ from pytest_perfguard.places import mark_line
 from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.spans import OpenSpan, Settings
+from pytest_perfguard.units import shown
 from pytest_perfguard.waivers import loaded_files
 
 _PROPERTY = "perfguard."
@@ -50,6 +51,9 @@ class Plan:
     root: OpenSpan | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     blocks: Counter[str] = field(default_factory=Counter)
+    # Blocks that have been made and not yet left, by what is wrong with them if they stay so.
+    pending: dict[object, str] = field(default_factory=dict)
+    marks: int = 0
     record: Record | None = None
 
     @property
@@ -59,6 +63,10 @@ class Plan:
 
 
 PLAN = pytest.StashKey[Plan]()
+LATE_MARK = (
+    "a perf_budget was added while the test ran, too late to be judged: write it on the test, or "
+    "add it in a hook or a fixture"
+)
 
 
 class Guard:
@@ -86,9 +94,15 @@ class Guard:
     # -- collection ------------------------------------------------------------------------
 
     def plan(self, item: pytest.Item) -> Plan | None:
-        """Read what is wanted of a test; None if it is not to be measured."""
+        """Read what is wanted of a test; None if it is not to be measured.
+
+        May be called again, for marks that were added since.
+        """
+        known = item.stash.get(PLAN, None)
         marks = list(item.iter_markers_with_node("perf_budget"))
-        budgets = self.rules.defaults(item.nodeid)
+        if known is not None and known.marks == len(marks):
+            return known
+        budgets = self.rules.defaults(item.nodeid, count=known is None)
         wanted = (
             self.measure_all
             or bool(marks or budgets)
@@ -101,7 +115,10 @@ class Guard:
         for node, mark in reversed(marks):
             for budget in self._read_mark(item, node, mark, mistakes):
                 budgets[budget.metric.name] = budget
-        plan = Plan(self.with_levels(item, budgets.values()), tuple(mistakes))
+        plan = known or Plan()
+        plan.budgets = self.with_levels(item, budgets.values())
+        plan.mistakes = tuple(mistakes)
+        plan.marks = len(marks)
         item.stash[PLAN] = plan
         if item.get_closest_marker("performance") is None:
             item.add_marker("performance")
@@ -116,8 +133,8 @@ class Guard:
     ) -> Iterable[Budget]:
         if mark.args:
             where = self._where(item, node)
-            shown = ", ".join(map(repr, mark.args))
-            mistakes.append(f"{where}: takes keywords only, as in sql_queries=3; got {shown}")
+            given = ", ".join(map(shown, mark.args))
+            mistakes.append(f"{where}: takes keywords only, as in sql_queries=3; got {given}")
         elif not mark.kwargs:
             mistakes.append(f"{self._where(item, node)}: has no limit, as in sql_queries=3")
         for name, value in mark.kwargs.items():
@@ -139,8 +156,8 @@ class Guard:
             # A test may be inherited from a class in another file.
             path, names = Path(function.__code__.co_filename), function.__qualname__.split(".")
         line = mark_line(path, tuple(names), "perf_budget", keyword, value)
-        shown = path.relative_to(self._root) if path.is_relative_to(self._root) else path
-        return f"perf_budget, {shown.as_posix()}" + (f":{line}" if line else "")
+        name = path.relative_to(self._root) if path.is_relative_to(self._root) else path
+        return f"perf_budget, {name.as_posix()}" + (f":{line}" if line else "")
 
     # -- running ---------------------------------------------------------------------------
 
@@ -151,6 +168,7 @@ class Guard:
         if plan is not None:
             plan.verdicts.clear()
             plan.blocks.clear()
+            plan.pending.clear()
             plan.record = plan.root = None
             if self.with_setup:
                 self.begin(item, plan)
@@ -159,7 +177,8 @@ class Guard:
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Measure the test, and fail it if it passed without keeping its budgets."""
-        plan = item.stash.get(PLAN, None)
+        # A fixture may have added a mark; a test without one is not looked at twice.
+        plan = self.plan(item) if PLAN in item.stash or _has_budget(item) else None
         if plan is None:
             return (yield)
         if plan.mistakes:
@@ -185,7 +204,9 @@ class Guard:
         plan = item.stash.get(PLAN, None)
         if plan is not None and plan.root is not None and not plan.root.closed:
             self.recorder.close(plan.root)
-        return (yield)
+        result = yield
+        self.recorder.abandon()
+        return result
 
     def _measure_method(self, item: TestCaseFunction, plan: Plan) -> None:
         """Measure a ``unittest`` method alone: its set-up runs in the call phase too."""
@@ -218,20 +239,24 @@ class Guard:
         self.recorder.engines.clear()
         self.recorder.passed_waivers.clear()
         plan.root = self.recorder.open(item.name, "test")
-        plan.root.explain = plan.explain
+        plan.root.explain |= plan.explain
 
     def end(self, item: pytest.Item, plan: Plan) -> None:
         """Close the span of a test and judge it."""
         assert plan.root is not None
         span = self.recorder.close(plan.root)
         passed = self.recorder.passed_waivers
+        errors = [f"{w.file}:{w.line}: {w.problem}" for w in passed if w.problem]
+        errors += plan.pending.values()
+        if len(list(item.iter_markers("perf_budget"))) != plan.marks:
+            errors.append(LATE_MARK)
         plan.record = Record(
             nodeid=item.nodeid,
             outcome="",
             span=span,
             metrics=measure_all(span),
             verdicts=(*judge(span, plan.budgets, self.unproven), *plan.verdicts),
-            errors=tuple(f"{w.file}:{w.line}: {w.problem}" for w in passed if w.problem),
+            errors=tuple(errors),
             waivers={
                 f"{waiver.file}:{waiver.line} {metric}": metric in covered
                 for waiver, covered in passed.items()
@@ -250,6 +275,15 @@ class Guard:
             replace(budget, level=self.rules.level(item.nodeid, budget.metric.name))
             for budget in budgets
         )
+
+    def expect(self, item: pytest.Item, block: object, problem: str | None) -> None:
+        """Note what is wrong with a block of a running test if nothing more happens to it."""
+        plan = item.stash.get(PLAN, None)
+        if plan is None:
+            return
+        plan.pending.pop(block, None)
+        if problem is not None and plan.root is not None and not plan.root.closed:
+            plan.pending[block] = problem
 
     def block_name(self, item: pytest.Item, name: str) -> str:
         """Return a name for a block that no other block of the test has."""
@@ -315,6 +349,10 @@ def _locate(report: pytest.TestReport, item: pytest.Item) -> None:
         crash.message = crash.message.partition("\n")[0]
         crash.path = str(item.path)
         crash.lineno = (item.location[1] or 0) + 1
+
+
+def _has_budget(item: pytest.Item) -> bool:
+    return any(mark.name == "perf_budget" for mark in item.own_markers)
 
 
 def _raise_breaches(record: Record) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from pytest_perfguard.units import shown
+
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -37,7 +39,10 @@ def mark_line(
         marked += [node for node in found.body if _is_pytestmark(node)]
     lines = [line for node in marked for line in _lines_in(node, mark, keyword)]
     if lines:
-        return next((line for line, written in lines if written == repr(value)), lines[0][0])
+        return next(
+            (line for line, written in lines if written == shown(value, len(written) + 1)),
+            lines[0][0],
+        )
     return None if isinstance(found, ast.Module) else found.lineno
 
 

@@ -24,6 +24,7 @@ _SAVEPOINT = "perfguard_explain"
 _SQLITE_SCAN = re.compile(
     r"^SCAN (?!\(|CONSTANT|SUBQUERY)(?:TABLE )?(\S+)(?! USING| VIRTUAL)(?: |$)"
 )
+_WHERE = re.compile(r"\bWHERE\b", re.IGNORECASE)
 _POSTGRES_INDEX = re.compile(
     r"(?:(?:Index|Index Only) Scan (?:Backward )?using|Bitmap Index Scan on) "
     r"(\"(?:[^\"]|\"\")+\"|\S+)"
@@ -44,8 +45,11 @@ def full_scan(conn: Connection, statement: str, parameters: Any, found: Fingerpr
     Raises:
         UnknownPlanError: if the database is of a kind that is not asked, or refuses to answer.
     """
-    if " WHERE " not in found.text:
+    if not _WHERE.search(found.text):
         return None
+    if ";" in found.text:
+        # An EXPLAIN would explain the first statement and run the others.
+        raise UnknownPlanError("several statements in one string are not explained")
     ask = _DATABASES.get(conn.dialect.name)
     if ask is None:
         raise UnknownPlanError(f"the plans of {conn.dialect.name} are not known to perfguard")

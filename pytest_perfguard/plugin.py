@@ -19,6 +19,8 @@ from pytest_perfguard.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.guard import Guard
     from pytest_perfguard.suite import Suite
@@ -28,6 +30,7 @@ _MARKERS = (
     "performance: measure the test; perfguard gives it to every test that it measures.",
 )
 _GUARD = pytest.StashKey["Guard"]()
+_MISTAKES = pytest.StashKey[dict[str, tuple[str, ...]]]()
 _SUITE = pytest.StashKey["Suite"]()
 
 
@@ -72,22 +75,35 @@ def _suite(config: pytest.Config) -> Suite:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(
-    session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
-) -> None:
-    """Find the tests to measure, and report every budget that cannot be read, all at once."""
-    guard = config.stash.get(_GUARD, None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Find the tests to measure, before ``-m performance`` selects them."""
+    config.stash[_MISTAKES] = _plan(config, items)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Take in marks that other plugins added, and report every budget that cannot be read."""
     mistakes: dict[str, list[str]] = {}
+    # A test that was deselected since still has its mistake.
+    found = {**session.config.stash.get(_MISTAKES, {}), **_plan(session.config, session.items)}
+    for nodeid, lines in found.items():
+        mistakes.setdefault(nodeid.partition("::")[0], []).extend(lines)
+    for nodeid, lines in mistakes.items():
+        from pytest_perfguard.guard import mistakes_report  # noqa: PLC0415
+
+        session.ihook.pytest_collectreport(report=mistakes_report(lines, nodeid))
+
+
+def _plan(config: pytest.Config, items: list[pytest.Item]) -> dict[str, tuple[str, ...]]:
+    """Read what is wanted of each test, and return what cannot be read, by node id."""
+    guard = config.stash.get(_GUARD, None)
+    mistakes = {}
     for item in items:
         if guard is None and _is_measured(item):
             guard = _guard(config)
         plan = guard.plan(item) if guard is not None else None
         if plan is not None and plan.mistakes:
-            mistakes.setdefault(item.nodeid.partition("::")[0], []).extend(plan.mistakes)
-    for nodeid, lines in mistakes.items():
-        from pytest_perfguard.guard import mistakes_report  # noqa: PLC0415
-
-        session.ihook.pytest_collectreport(report=mistakes_report(lines, nodeid))
+            mistakes[item.nodeid] = plan.mistakes
+    return mistakes
 
 
 def _is_measured(item: pytest.Item) -> bool:
@@ -110,6 +126,18 @@ class _Reports:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._is_worker = hasattr(config, "workerinput")
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Refuse a budget that came when nobody measured any more."""
+        result = yield
+        if self._config.stash.get(_GUARD, None) is None:
+            for mark in item.own_markers:
+                if mark.name == "perf_budget":
+                    from pytest_perfguard.guard import LATE_MARK  # noqa: PLC0415
+
+                    pytest.fail(f"perfguard: {LATE_MARK}", pytrace=False)
+        return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a measured test sent with its report."""

@@ -48,24 +48,31 @@ def write_run(run: Run, path: Path) -> None:
         RunFileError: if it cannot be written.
     """
     text = json.dumps(_without_samples(run.to_dict()), indent=1, ensure_ascii=False) + "\n"
-    target = path.resolve()
+    try:
+        if path.exists() and not path.is_file():
+            # A device or a pipe is written to, not replaced.
+            path.write_text(text, encoding="utf-8")
+        else:
+            _replace(path.resolve(), text)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunFileError(f"{path} cannot be written: {reason}") from error
+
+
+def _replace(target: Path, text: str) -> None:
     # Beside the target, so that it can be moved onto it; opened plainly, so that the umask holds.
     draft = target.with_name(f".{target.name}.{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if target.exists() and not target.is_file():
-            # A device or a pipe is written to, not replaced.
-            target.write_text(text, encoding="utf-8")
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
-    except OSError as error:
+    except OSError:
         with suppress(OSError):
             draft.unlink()
-        raise RunFileError(f"{path} cannot be written: {error.strerror}") from error
+        raise
 
 
 def read_run(path: Path | str) -> Run:

@@ -8,11 +8,11 @@ process opened last and has not closed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 from typing import Any, Protocol
 
 from pytest_perfguard.callsite import CallSites
@@ -26,6 +26,17 @@ from pytest_perfguard.waivers import Waiver, Waivers
 MAX_TALLIES = 1_000
 MAX_MOMENTS = 500
 MAX_CHILDREN = 200
+MAX_DEPTH = 50
+
+
+class Clock:
+    """The clock that spans and probes read.
+
+    Libraries that freeze time for tests replace the clocks that they find in modules; a duration
+    must not be frozen with them, so it is held where they do not look.
+    """
+
+    now = staticmethod(time.perf_counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,7 @@ class OpenSpan:
     """A span that is still being measured."""
 
     __slots__ = (
-        "children", "closed", "explain", "folded", "kind", "last", "ledgers",
+        "children", "closed", "depth", "explain", "folded", "kind", "last", "ledgers",
         "moments", "name", "notes", "origin", "owner", "parent", "peaks", "rest", "started",
     )  # fmt: skip
 
@@ -84,6 +95,7 @@ class OpenSpan:
         self.parent = parent
         self.owner = owner
         self.explain: bool = parent.explain if parent else False
+        self.depth: int = parent.depth + 1 if parent else 0
         self.closed = False
         self.ledgers: dict[str, Any] = {}
         self.peaks: dict[str, float] = {}
@@ -95,7 +107,7 @@ class OpenSpan:
         self.last: object = None
         # Takes up what comes after the time line is full.
         self.rest: list[float | str] = ["", 0, 0.0, 0.0]
-        self.started = perf_counter()
+        self.started = Clock.now()
         self.origin: float = parent.origin if parent else self.started
 
     def level(self, name: str, value: float) -> None:
@@ -134,6 +146,13 @@ class Spans:
         self._open: list[OpenSpan] = []
         self._context: ContextVar[OpenSpan | None] = ContextVar("perfguard_span", default=None)
 
+    def here(self) -> OpenSpan | None:
+        """Return the innermost open span of this thread's or task's own context, or None."""
+        span = self._context.get()
+        while span is not None and span.closed:
+            span = span.parent
+        return span
+
     def innermost(self) -> OpenSpan | None:
         """Return the span that an event belongs to here and now, or None."""
         span = self._context.get()
@@ -145,22 +164,41 @@ class Spans:
         return opened[-1] if opened else None
 
     def open(self, name: str, kind: str, owner: object = None) -> OpenSpan:
-        """Open a span inside the innermost one."""
-        span = OpenSpan(name, kind, self.innermost(), owner)
+        """Open a span inside the innermost one.
+
+        Where no context says which that is, a request that happens to run elsewhere is none.
+        """
+        parent = self.here()
+        if parent is None:
+            around = [span for span in list(self._open) if span.kind != "request"]
+            parent = around[-1] if around else None
+        span = OpenSpan(name, kind, parent, owner)
         self._open.append(span)
         self._context.set(span)
         return span
 
     def close(self, span: OpenSpan) -> Span:
-        """Close a span and return it as data; its parent keeps it."""
-        seconds = perf_counter() - span.started
+        """Close a span and return it as data; the nearest span around it that is open keeps it."""
+        seconds = Clock.now() - span.started
         span.closed = True
         self._open.remove(span)
         self._context.set(span.parent)
         frozen = self.freeze(span, seconds)
-        if span.parent is not None:
-            span.parent.adopt(frozen)
+        if span.depth > MAX_DEPTH:
+            # A tree that deep would end every reader of it: what is inside is added up.
+            nothing = Span(frozen.name, frozen.kind, calls=0)
+            frozen = fold(frozen.name, frozen, nothing, max_tallies=MAX_TALLIES)
+        heir = span.parent
+        while heir is not None and heir.closed:
+            heir = heir.parent
+        if heir is not None:
+            heir.adopt(frozen)
         return frozen
+
+    def abandon(self) -> None:
+        """Close whatever has been left open, so that nothing is recorded into it any more."""
+        for span in reversed(list(self._open)):
+            self.close(span)
 
     def freeze(self, span: OpenSpan, seconds: float | None = None) -> Span:
         """Return what the span holds so far."""
@@ -175,7 +213,7 @@ class Spans:
         return Span(
             name=span.name,
             kind=span.kind,
-            seconds=perf_counter() - span.started if seconds is None else seconds,
+            seconds=Clock.now() - span.started if seconds is None else seconds,
             tallies=tallies,
             peaks=dict(span.peaks),
             findings=findings,

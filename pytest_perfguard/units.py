@@ -61,30 +61,39 @@ def parse(value: object, unit: Unit) -> float:
     scales = _SCALES[unit]
     if suffix not in scales:
         if not suffix:
-            raise LimitError(f"{value!r} has no unit: {example}")
-        raise LimitError(f"{suffix!r} in {value!r} is not a unit of {unit}: {example}")
+            raise LimitError(f"{shown(value)} has no unit: {example}")
+        raise LimitError(f"{suffix!r} in {shown(value)} is not a unit of {unit}: {example}")
     if number < 0:
-        raise LimitError(f"{value!r} is negative: {example}")
+        raise LimitError(f"{shown(value)} is negative: {example}")
     if unit is Unit.COUNT and number != int(number):
-        raise LimitError(f"{value!r} is not a whole number: {example}")
+        raise LimitError(f"{shown(value)} is not a whole number: {example}")
     if unit is Unit.SHARE and not suffix and number > 1:
-        raise LimitError(f"{value!r} is more than 1: {example}")
+        raise LimitError(f"{shown(value)} is more than 1: {example}")
     return int(number) if unit is Unit.COUNT else number * scales[suffix]
+
+
+def shown(value: object, length: int = 80) -> str:
+    """Return what a value looks like, whatever its class does when it is asked."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a __repr__ of the user's
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _split(value: object, example: str) -> tuple[float, str]:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise LimitError(f"{value!r} is not a limit: {example}")
+        raise LimitError(f"{shown(value)} is not a limit: {example}")
     number, suffix = value, ""
     if isinstance(number, str):
         match = _QUANTITY.fullmatch(number)
         if not match:
-            raise LimitError(f"{value!r} cannot be read: {example}")
+            raise LimitError(f"{shown(value)} cannot be read: {example}")
         number, suffix = float(match[1]), match[2]
     if isinstance(number, float) and not math.isfinite(number):
-        raise LimitError(f"{value!r} is not a finite number: {example}")
+        raise LimitError(f"{shown(value)} is not a finite number: {example}")
     if number > _LARGEST:
-        raise LimitError(f"{value!r} is larger than any limit: {example}")
+        raise LimitError(f"{shown(value)} is larger than any limit: {example}")
     return number, suffix
 
 

@@ -17,7 +17,9 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from pytest_perfguard.spans import OpenSpan, Spans
 
-_HEX = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{16,}")
+# A number, a UUID or another long hexadecimal string, a token of letters and digits, or what holds
+# an address or an escaped character.
+_ID = re.compile(r"\d+|[0-9a-fA-F-]{16,}|(?=.*\d)(?=.*[A-Za-z])[\w.~-]{8,}|.*[@%=].*", re.DOTALL)
 
 # Module, class, method, and whether the method is a coroutine function.
 _SEAMS = (
@@ -38,39 +40,41 @@ class RequestProbe:
     name = "requests"
 
     def __init__(self) -> None:
-        self._undo: dict[tuple[type, str], Any] = {}
+        self._wrapped: dict[tuple[type, str], tuple[Any, Any]] = {}
 
     def start(self, spans: Spans) -> None:
-        """Wrap the clients of the libraries that have been loaded by now."""
+        """Wrap the clients of the libraries that have been loaded by now.
+
+        What somebody else has put in the place of our wrapper since, is wrapped again.
+        """
         for module, class_name, method, is_async in _SEAMS:
             client = getattr(sys.modules.get(module), class_name, None)
-            if client is None or (client, method) in self._undo:
+            if not isinstance(client, type):
                 continue
-            original = vars(client).get(method)
-            if original is None:
+            current = vars(client).get(method)
+            if current is None or current is self._wrapped.get((client, method), (None, None))[1]:
                 continue
-            wrap = _wrap_async if is_async else _wrap
-            self._undo[client, method] = original
-            setattr(client, method, wrap(original, spans))
+            wrapper = (_wrap_async if is_async else _wrap)(current, spans)
+            self._wrapped[client, method] = current, wrapper
+            setattr(client, method, wrapper)
 
     def stop(self) -> None:
-        """Put the original methods back."""
-        for (client, method), original in self._undo.items():
-            setattr(client, method, original)
-        self._undo.clear()
+        """Put the original methods back, where our wrappers are still in their place."""
+        for (client, method), (original, wrapper) in self._wrapped.items():
+            if vars(client).get(method) is wrapper:
+                setattr(client, method, original)
+        self._wrapped.clear()
 
 
 def fold_path(path: str) -> str:
     """Return a path with its ids replaced: ``/users/42`` as ``/users/{id}``."""
-    return "/".join(
-        "{id}" if part.isdigit() or _HEX.fullmatch(part) else part for part in path.split("/")
-    )
+    return "/".join("{id}" if _ID.fullmatch(part) else part for part in path.split("/"))
 
 
 def _open(spans: Spans, client: object, args: Any, kwargs: Any) -> OpenSpan | None:
     """Open the request's span, unless nothing is measured or a redirect is being followed."""
-    outer = spans.innermost()
-    if outer is None or outer.owner is client:
+    around = spans.here()
+    if spans.innermost() is None or (around is not None and around.owner is client):
         return None
     return spans.open(_name(args, kwargs), "request", owner=client)
 

@@ -8,10 +8,10 @@ each statement and line is found out at the first sight of it (:meth:`SqlProbe._
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
-from time import perf_counter
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -21,8 +21,16 @@ from pytest_perfguard.errors import PerfguardError
 from pytest_perfguard.fingerprint import Fingerprint, Kind, fingerprint, varying_text
 from pytest_perfguard.metrics import UNCOUNTED
 from pytest_perfguard.probes.sql_advice import describe, fix
-from pytest_perfguard.probes.sql_ledger import Key, Known, LiveTally, SqlLedger, compare
-from pytest_perfguard.spans import MAX_MOMENTS, OpenSpan, Spans
+from pytest_perfguard.probes.sql_ledger import (
+    Key,
+    Known,
+    LiveTally,
+    SqlLedger,
+    compare,
+    hashes_by_identity,
+)
+from pytest_perfguard.spans import MAX_MOMENTS, Clock, OpenSpan, Spans
+from pytest_perfguard.units import shown
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -35,6 +43,8 @@ _MAX_SAMPLE_LENGTH = 500
 
 _CONNECT = "connect"
 _BACKSLASH_DIALECTS = ("mysql", "mariadb")
+# A read of a function's value: each call may have another, and an effect.
+_CALL = re.compile(r"SELECT [\w.]+\([^()]*\)(?: AS \w+)?$", re.IGNORECASE)
 _PROCEDURES = ("CALL", "DO", "EXEC", "EXECUTE")
 
 
@@ -131,6 +141,7 @@ class SqlProbe:
         innermost = spans.innermost
         is_user = spans.sites.is_user
         getframe = sys._getframe
+        clock = Clock.now
         attribute = self._attribute
         show_parameters = spans.settings.show_parameters
 
@@ -184,10 +195,10 @@ class SqlProbe:
                         if writes is not None:
                             ledger.forget_reads(writes)
                         if show_parameters and len(tally.samples) < _MAX_SAMPLES:
-                            tally.samples.append(repr(parameters)[:_MAX_SAMPLE_LENGTH])
+                            tally.samples.append(shown(parameters, _MAX_SAMPLE_LENGTH))
             # Otherwise this is a further batch of a statement that has been counted.
             tally.roundtrips += 1
-            started = perf_counter()
+            started = clock()
             try:
                 run(cursor, statement, parameters, context)
             except BaseException as error:
@@ -195,7 +206,7 @@ class SqlProbe:
                 tally.facts["error"] = describe(error, tally.operation)
                 raise
             finally:
-                took = perf_counter() - started
+                took = clock() - started
                 tally.seconds += took
                 tally.peak = max(tally.peak, took)
                 moment = tally.moment
@@ -259,13 +270,14 @@ class SqlProbe:
         tally.shown = kind not in UNCOUNTED
         tally.embedded = internals.is_embedded(inner)
         tally.batched = internals.is_batched_load(outwards(inner))
-        known = Known(tally, frame and frame.f_code)
+        engine = id(context.dialect)
+        known = Known(tally, frame and frame.f_code, engine)
         known.counted = not tally.embedded
         # Neither is the text itself, of which there may be megabytes.
-        engine = id(context.dialect)
         known.exact = hash((engine, statement if found.literal else found.text))
         known.basis = hash((engine, varying_text(statement))) if found.literal else known.exact
-        if kind == Kind.READ:
+        known.by_repr = hashes_by_identity(parameters)
+        if kind == Kind.READ and not _CALL.match(found.text):
             known.reads = ledger.reads(hash((engine, found.text)), found.tables)
             known.paging = found.paging
         elif kind in (Kind.WRITE, Kind.SCHEMA) or found.label in _PROCEDURES:
@@ -274,14 +286,16 @@ class SqlProbe:
             kind in (Kind.READ, Kind.WRITE)
             and not context.executemany
             and not found.batched
+            and not (_CALL.match(found.text) and not found.tables)
             and tally.operation == found.text
         )
         if tally.fix is None:
             tally.fix = fix(found, cause, entity)
             if cause is not None:
                 tally.facts["cause"] = cause.how
-            if span.explain and kind in (Kind.READ, Kind.WRITE) and not context.executemany:
-                _explain(span, tally, statement, parameters, context, found)
+            if span.explain and kind in (Kind.READ, Kind.WRITE):
+                first = parameters[0] if context.executemany and parameters else parameters
+                _explain(span, tally, statement, first, context, found)
         return known
 
     def _note_engine(self, spans: Spans, engine: Engine) -> None:

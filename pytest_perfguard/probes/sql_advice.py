@@ -14,10 +14,19 @@ if TYPE_CHECKING:
 _CLASS = re.compile(r"^<class '[\w.]+'>: ")
 _QUOTE = re.compile(r"['\"]")
 _QUOTED = re.compile(r"(['\"])(\w+)\1")
+_DATABASE_SAYS = re.compile(
+    r"no such (?:column|table|index|function)|constraint|syntax error|does not exist|not authorized"
+    r"|is locked|deadlock|timeout|canceling statement|could not (?:serialize|obtain)|JSON .*error|malformed JSON"
+    r"|must not be negative|FROM-clause|transaction (?:is|block)|division by zero"
+    r"|out of (?:range|memory)|invalid input|incomplete input|too many|ambiguous|must appear in"
+    r"|already exists|mismatch"
+    r"|permission denied|read-?only|connection|argument \$\d+|unrecognized token|wrong number",
+    re.IGNORECASE,
+)
 _NUMBER = re.compile(r"\b\d+\b")
 _MAX_LENGTH = 200
 # A column that is compared with one value, and what tells the key among several of them.
-_EQUALS = re.compile(r"\b(?:WHERE|AND) (?:\S+\.)?\"?(\w+)\"? = \?")
+_EQUALS = re.compile(r"\b(?:WHERE|AND) (?:\S+\.)?\"?(\w+)\"? = \?", re.IGNORECASE)
 _KEY = re.compile(r"(?:.*_)?id", re.IGNORECASE)
 
 
@@ -62,10 +71,19 @@ def _key_column(text: str) -> str | None:
 
 
 def describe(error: BaseException, operation: str) -> str:
-    """Return the error of a failed statement: its type, and what is no data of its message."""
-    first_line = _CLASS.sub("", str(error).strip().partition("\n")[0])
-    message = _without_values(first_line, operation)
-    return f"{type(error).__name__}: {message}"[:_MAX_LENGTH] if message else type(error).__name__
+    """Return the error of a failed statement: its type, and what is no data of its message.
+
+    Only messages that databases are known to write are kept: a message of the user's own, as of
+    RAISE in a function, may hold anything.
+    """
+    name = type(error).__name__
+    try:
+        message = _CLASS.sub("", str(error).strip().partition("\n")[0])
+    except Exception:  # noqa: BLE001 - a __str__ of the user's
+        return name
+    if not _DATABASE_SAYS.search(message):
+        return name
+    return f"{name}: {_without_values(message, operation)}"[:_MAX_LENGTH]
 
 
 def _without_values(message: str, operation: str) -> str:

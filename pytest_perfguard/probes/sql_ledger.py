@@ -73,7 +73,8 @@ class LiveTally:
         self.flush = -1
         self.count = 0
         self.repeats = 0
-        self.distinct: Remembered = {}
+        # By engine: the same statement once on each of several is no repetition.
+        self.distinct: dict[int, Remembered] = {}
         self.duplicates = 0
         self.roundtrips = 0
         self.rows = 0
@@ -108,7 +109,7 @@ class LiveTally:
             facts=dict(self.facts),
             count=self.count,
             repeats=self.repeats,
-            distinct=len(self.distinct),
+            distinct=max(map(len, self.distinct.values()), default=0),
             duplicates=self.duplicates,
             sums={name: value for name, value in sums.items() if value},
             peaks={"seconds": self.peak} if self.peak else {},
@@ -128,12 +129,15 @@ class Known:
         reads: parameter sets that this read was run with; None for other statements.
         writes: tables that this write forgets the reads of; None for other statements.
         repeatable: several executions could have been one.
+        by_repr: its parameters are told apart by what they show, as their hashes say nothing.
     """
 
     __slots__ = (
         "basis",
+        "by_repr",
         "code",
         "counted",
+        "distinct",
         "exact",
         "paging",
         "reads",
@@ -142,9 +146,10 @@ class Known:
         "writes",
     )
 
-    def __init__(self, tally: LiveTally, code: CodeType | None) -> None:
+    def __init__(self, tally: LiveTally, code: CodeType | None, engine: int) -> None:
         self.tally = tally
         self.code = code
+        self.distinct = tally.distinct.setdefault(engine, {})
         self.exact = 0
         self.basis = 0
         self.paging: frozenset[int | str] = frozenset()
@@ -152,6 +157,7 @@ class Known:
         self.reads: Remembered | None = None
         self.writes: frozenset[str] | None = None
         self.repeatable = False
+        self.by_repr = False
 
 
 Key = tuple[str | int, int, int]
@@ -192,7 +198,12 @@ class SqlLedger:
         return [tally.freeze() for tally in list(self._tallies.values())]
 
     def tally(
-        self, operation: str, kind: str, label: str, site: Site | None, subject: str | None
+        self,
+        operation: str,
+        kind: str,
+        label: str,
+        site: Site | None,
+        subject: str | None,
     ) -> LiveTally:
         """Return the tally of an operation at a line, a new one at first sight."""
         key = (operation, kind, site and (site.file, site.line), subject)
@@ -236,22 +247,61 @@ class SqlLedger:
         return seen.setdefault(value, mine) is not mine
 
 
+def hashes_by_identity(parameters: Any) -> bool:
+    """Return whether a value has no hash of its own, as psycopg's Json has none."""
+    values = parameters.values() if type(parameters) is dict else parameters or ()
+    by_identity: object = object.__hash__
+    return any(type(value).__hash__ is by_identity for value in values)
+
+
 def compare(ledger: SqlLedger, known: Known, parameters: Any) -> None:
-    """Compare the parameters with those that the statement was run with before."""
+    """Compare the parameters with those that the statement was run with before.
+
+    Whatever their classes do must not hinder the statement: then they are not compared.
+    """
     tally = known.tally
+    tally.repeats += known.repeatable
     try:
-        if type(parameters) is dict:
+        if known.by_repr:
+            value = _hash_by_repr(known.exact, parameters)
+        elif type(parameters) is dict:
             value = hash((known.exact, *parameters.values()))
         else:
             value = hash((known.exact, parameters))
     except TypeError:
         # There is a list, a dict or another mutable value among them.
-        value = hash((known.exact, repr(parameters)))
+        value = _hash_by_repr(known.exact, parameters)
+    except Exception:  # noqa: BLE001 - a __hash__ of the user's
+        return
     seen = known.reads
-    if seen is not None and ledger.recall(seen, value):
+    if (
+        seen is not None
+        and value is not None
+        and ledger.recall(seen, value)
+        and not _is_ambiguous(parameters)
+    ):
         tally.duplicates += 1
     if known.repeatable:
-        tally.repeats += 1
         if known.paging or known.basis != known.exact:
-            value = hash((known.basis, repr(varying_values(parameters or (), known.paging))))
-        ledger.recall(tally.distinct, value)
+            try:
+                varying = varying_values(parameters or (), known.paging)
+            except Exception:  # noqa: BLE001 - an __eq__ of the user's
+                return
+            value = _hash_by_repr(known.basis, varying)
+        if value is not None:
+            ledger.recall(known.distinct, value)
+
+
+def _hash_by_repr(basis: int, parameters: Any) -> int | None:
+    """Return a hash by what the values show, or None if they show no more than an address."""
+    try:
+        text = repr(parameters)
+    except Exception:  # noqa: BLE001 - a __repr__ of the user's
+        return None
+    return None if " at 0x" in text else hash((basis, text))
+
+
+def _is_ambiguous(parameters: Any) -> bool:
+    """Return whether equal hashes say little: Python's hash of -1 is that of -2."""
+    values = parameters.values() if type(parameters) is dict else parameters or ()
+    return any(type(value) is int and value in (-1, -2) for value in values)

@@ -324,7 +324,7 @@ def test_a_pattern_that_matches_nothing_or_proves_nothing_is_warned_of_on_a_whol
         "warning: perfguard_budgets, 'apo: sql_queries=9': matches no test",
         (
             "warning: perfguard_budgets, '*calm*: sql_queries=9': proves nothing, since nothing "
-            "was observed in any of the 1 tests that it covers"
+            "was observed in any of the tests that it covers (1)"
         ),
     ]
     assert _warnings(part) == []
@@ -389,11 +389,83 @@ def test_a_breach_that_only_warns_is_told_with_its_numbers(
     result.stdout.fnmatch_lines(
         [
             "warning: test_warned.py::test_warned: 1 of 2 budgets exceeded in test_warned",
-            "  sql_queries  2 > 1   perf_budget, test_warned.py:3",
+            "  sql_queries  2 > 1   perf_budget, test_warned.py:3  (only warns)",
+            "1x SELECT resources",
+        ],
+        consecutive=True,
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "timeline: 1x SELECT resources · 1x SELECT users",
             "1 test measured, 2 statements on 1 engine, 2 budgets judged: 1 ok, 1 over budget",
         ],
         consecutive=True,
     )
+
+
+def test_a_breach_that_only_warns_is_told_with_its_cause(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    pytester.makepyfile(
+        test_warned="""
+        import pytest, shop
+
+        @pytest.mark.perf_budget(sql_queries=2)
+        def test_warned():
+            shop.list_lazily()
+        """
+    )
+
+    result = run("--perfguard-level=warn")
+
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "warning: test_warned.py::test_warned: 1 of 1 budget exceeded in test_warned",
+            "  sql_queries  21 > 2   perf_budget, test_warned.py:3  (only warns)",
+            "20x Resource.owner lazy-loaded one row at a time",
+            "    at shop.py:* in list_lazily",
+        ],
+        consecutive=True,
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "    fix: select(Resource).options(selectinload(Resource.owner))*",
+            "timeline: 1x SELECT resources · 20x SELECT users",
+        ],
+        consecutive=True,
+    )
+
+
+def test_a_breach_that_only_warns_stands_in_the_table_of_a_test_that_fails(
+    pytester: pytest.Pytester, run_once: Run
+) -> None:
+    pytester.makepyfile(
+        test_both="""
+        import pytest, shop
+
+        @pytest.mark.perf_budget(sql_queries=1, sql_rows=9)
+        def test_both():
+            shop.list_eagerly()
+        """
+    )
+
+    result = run_once("--perfguard-level=sql_rows: warn")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "perfguard: 2 of 2 budgets exceeded in test_both",
+            "  sql_queries   2 > 1   perf_budget, test_both.py:3",
+            "  sql_rows     40 > 9   perf_budget, test_both.py:3  (only warns)",
+            "rows fetched by 1x SELECT *: 20",
+        ],
+        consecutive=True,
+    )
+    assert (
+        "    fix: no statement repeats: join what belongs together, or decide without the database"
+    ) in result.outlines
+    assert _warnings(result) == []
 
 
 # -- unproven ------------------------------------------------------------------------------
@@ -445,7 +517,7 @@ def test_a_budget_that_saw_nothing_may_be_made_to_warn(
     result.stdout.fnmatch_lines(
         [
             "warning: test_calm.py::test_calm: 1 of 1 budget unproven in test_calm",
-            "  sql_queries  unproven (limit 3)   perf_budget, test_calm.py:3",
+            "  sql_queries  unproven (limit 3)   perf_budget, test_calm.py:3  (only warns)",
         ],
         consecutive=True,
     )
@@ -462,7 +534,8 @@ def test_a_default_by_path_only_informs_where_it_saw_nothing(
 
     result.assert_outcomes(passed=2)
     assert _warnings(result) == []
-    result.stdout.fnmatch_lines("2 tests measured*2 budgets judged: 1 ok, 1 unproven")
+    assert "unproven" not in result.stdout.str()
+    result.stdout.fnmatch_lines("2 tests measured*1 budget judged: 1 ok")
 
 
 def _warnings(result: pytest.RunResult) -> list[str]:

@@ -141,9 +141,15 @@ def test_every_cause_is_named_where_there_are_several(
         "6x SELECT users run one at a time with other parameters",
         "2x SELECT resources read again with the same parameters",
         "1x SELECT users failed: OperationalError: no such column: wrong",
+        "1x COMMIT",
         "timeline: 6x SELECT users · 3x SELECT resources · 1x SELECT users",
     ]
     assert "    at test_causes.py:12 in test_causes" in lines
+    commit = lines.index("1x COMMIT")
+    assert lines[commit + 1 : commit + 3] == [
+        "    at test_causes.py:17 in test_causes",
+        "    fix: commit once, when all of it is done",
+    ]
     assert any("select(User).where(User.id.in_(keys))" in line for line in lines)
 
 

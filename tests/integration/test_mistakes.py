@@ -55,17 +55,19 @@ def mistakes(pytester: pytest.Pytester) -> None:
     )
 
 
+COUNT = "write a whole number such as 3"
+SECONDS = "write a number with a unit such as '100ms'"
 MISTAKES = [
     "perf_budget, test_one.py:3: unknown metric 'sql_querys'. Did you mean 'sql_queries'?",
-    "perf_budget, test_one.py:8: sql_queries: 'ms' in '3ms' is not a unit of count: write 3",
-    "perf_budget, test_one.py:9: sql_slowest: 100 has no unit: write '100ms' or '1.5s'",
-    "perf_budget, test_one.py:15: sql_rows: -1 is negative: write 3",
-    "perf_budget, test_one.py:17: sql_queries: True is not a limit: write 3",
+    f"perf_budget, test_one.py:8: sql_queries: 'ms' in '3ms' is not a unit of count: {COUNT}",
+    f"perf_budget, test_one.py:9: sql_slowest: 100 has no unit: {SECONDS} or '1.5s'",
+    f"perf_budget, test_one.py:15: sql_rows: -1 is negative: {COUNT}",
+    f"perf_budget, test_one.py:17: sql_queries: True is not a limit: {COUNT}",
     "perf_budget, test_two.py:3: takes keywords only, as in sql_queries=3; got 3",
     "perf_budget, test_two.py:7: has no limit, as in sql_queries=3",
-    "perf_budget, test_two.py:11: sql_rows: 2.5 is not a whole number: write 3",
-    "perf_budget, test_two.py:11: sql_time: 'soon' is not a number with a unit: write '100ms'",
-    "perf_budget, test_two.py:11: sql_duplicates: None is not a limit: write 3",
+    f"perf_budget, test_two.py:11: sql_rows: 2.5 is not a whole number: {COUNT}",
+    f"perf_budget, test_two.py:11: sql_time: 'soon' cannot be read: {SECONDS}",
+    f"perf_budget, test_two.py:11: sql_duplicates: None is not a limit: {COUNT}",
 ]
 
 
@@ -75,6 +77,9 @@ def test_every_mistake_is_a_collection_error_and_all_are_shown_at_once(run: Run)
 
     output = result.stdout.str()
     assert [line for line in MISTAKES if line not in output] == []
+    for file in ("test_one.py", "test_two.py"):
+        lines = [line for line in MISTAKES if f", {file}:" in line]
+        assert sorted(lines, key=output.index) == lines
     assert "INTERNALERROR" not in output
     # pytest-xdist runs the rest of the suite after any error in a collection.
     assert result.ret in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.TESTS_FAILED)
@@ -174,7 +179,10 @@ def test_every_mistake_in_ini_lines_is_a_usage_error(pytester: pytest.Pytester, 
         "perfguard_budgets, 'api: nothing': write 'PATTERN: METRIC=LIMIT, METRIC=LIMIT'",
         "'sql_queries' has no limit: write METRIC=LIMIT",
         "perfguard_level, 'sql_querys: warn': unknown metric 'sql_querys'.",
-        "perfguard_level, 'api: loud': 'loud' is not a level: one of fail, warn",
+        (
+            "perfguard_level, 'api: loud': 'loud' is not a level: "
+            "write 'PATTERN METRIC: fail' or 'warn'"
+        ),
     ]
     assert [line for line in expected if line not in output] == []
     assert "INTERNALERROR" not in output
@@ -187,7 +195,8 @@ def test_every_mistake_in_ini_lines_is_a_usage_error(pytester: pytest.Pytester, 
     [
         ("perfguard_unproven = maybe", "perfguard_unproven = 'maybe': one of fail, warn"),
         ("perfguard_phases = teardown", "perfguard_phases = 'teardown': one of call, setup+call"),
-        ("perfguard_n_plus_one = 1", "perfguard_n_plus_one = 1: it takes two to repeat"),
+        ("perfguard_n_plus_one = 1", "perfguard_n_plus_one = 1: 2 or more"),
+        ("perfguard_top = -1", "perfguard_top = -1: 0 or more"),
         ("perfguard_n_plus_one = many", "many"),
         ("perfguard_top = few", "few"),
         ("perfguard = perhaps", "perhaps"),
@@ -206,6 +215,7 @@ def test_a_wrong_value_in_the_ini_file_is_a_usage_error(
     output = result.stdout.str() + result.stderr.str()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert message in output
+    assert "collected" not in output
     assert "INTERNALERROR" not in output
 
 
@@ -214,10 +224,11 @@ def test_a_wrong_value_in_the_ini_file_is_a_usage_error(
     [
         ("--perfguard-unproven=maybe", "maybe"),
         ("--perfguard-phases=teardown", "teardown"),
-        ("--perfguard-n-plus-one=0", "it takes two to repeat"),
+        ("--perfguard-n-plus-one=0", "perfguard_n_plus_one = 0: 2 or more"),
+        ("--perfguard-top=-1", "perfguard_top = -1: 0 or more"),
         ("--perfguard-n-plus-one=many", "many"),
         ("--perfguard-budgets=sql_querys=1", "Did you mean 'sql_queries'?"),
-        ("--perfguard-level=loud", "one of fail, warn"),
+        ("--perfguard-level=loud", "'loud' is not a level: write 'PATTERN METRIC: fail' or 'warn'"),
     ],
 )
 def test_a_wrong_value_on_the_command_line_is_a_usage_error(
@@ -230,6 +241,7 @@ def test_a_wrong_value_on_the_command_line_is_a_usage_error(
     output = result.stdout.str() + result.stderr.str()
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert message in output
+    assert "collected" not in output
     assert "INTERNALERROR" not in output
 
 

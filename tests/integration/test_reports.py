@@ -166,10 +166,28 @@ def test_a_file_that_cannot_be_written_is_told_and_hides_nothing(
     result = run("--perfguard-json=file/run.json")
 
     result.assert_outcomes(passed=5)
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR  # without an internal error
     result.stdout.fnmatch_lines(
-        ["warning: *run.json cannot be written: *", "4 tests measured, *", "*5 passed*"]
+        ["4 tests measured, *", "warning: *run.json cannot be written: *", "*5 passed*"]
     )
     assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_file_that_cannot_be_written_does_not_hide_that_a_test_failed(
+    pytester: pytest.Pytester, run_once: Run
+) -> None:
+    pytester.makepyfile("def test_wrong(): assert False")
+    (pytester.path / "file").write_text("in the way")
+
+    assert run_once("--perfguard-json=file/run.json").ret == pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.mark.usefixtures("suite")
+def test_the_report_tells_where_the_file_is(pytester: pytest.Pytester, run: Run) -> None:
+    result = run("--perfguard-json=deep/run.json")
+
+    assert result.ret == pytest.ExitCode.OK
+    assert f"records written to {pytester.path / 'deep/run.json'}" in result.outlines
 
 
 @pytest.mark.usefixtures("suite")

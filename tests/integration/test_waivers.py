@@ -88,9 +88,12 @@ def test_a_waiver_on_the_line_above_and_between_lines_of_an_expression_covers_it
         ("# perfguard: noqa", "this is not a waiver"),
         (
             "# perfguard: ignore[sql_n_plus_on] because",
-            "sql_n_plus_on cannot be waived on a line: did you mean sql_n_plus_one?",
+            "sql_n_plus_on cannot be waived on a line; sql_n_plus_one and sql_duplicates can",
         ),
-        ("# perfguard: ignore[sql_time] because", "sql_time cannot be waived on a line"),
+        (
+            "# perfguard: ignore[sql_time] because",
+            "sql_time cannot be waived on a line; sql_n_plus_one and sql_duplicates can",
+        ),
     ],
 )
 def test_a_waiver_that_cannot_be_honoured_fails_the_tests_that_pass_its_line(
@@ -110,7 +113,8 @@ def test_a_waiver_that_cannot_be_honoured_fails_the_tests_that_pass_its_line(
         ]
     )
     assert f"  shop.py:{line}: {problem}" in result.stdout.str()
-    assert f"warning: shop.py:{line}: {problem}" in result.stdout.str()
+    # What failed a test is told there, and not once more at the end.
+    assert "warning:" not in result.stdout.str()
 
 
 @pytest.mark.usefixtures("guarded")

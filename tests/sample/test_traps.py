@@ -68,7 +68,7 @@ TRAPS = {
         "1x SELECT resources",
         "sample_app/crud/base.py",
         "db.scalar(select(func.count()).select_from(self.model)",
-        "fix: nothing repeats here: decide without the database",
+        "fix: no statement repeats: join what belongs together",
     ),
     "missing_index": Seen(
         "test_plans.py::test_newest_of_a_status_is_served_by_an_index",

@@ -419,9 +419,10 @@ def test_parameters_that_cannot_be_hashed_are_compared_too(
         """SQLite and PostgreSQL take it as binary data; it has no hash."""
 
     if database.driver == "asyncpg":
-        statement = "SELECT length($1::bytea)"
+        statement = "SELECT length($1::bytea) + 0"
     else:
-        statement = "SELECT length(?)" if database.is_sqlite else "SELECT length(%s::bytea)"
+        value = "?" if database.is_sqlite else "%s::bytea"
+        statement = f"SELECT length({value}) + 0"
     with engine.connect() as connection, recorder.measure("block") as measured:
         for value in (b"1", b"2", b"1"):
             connection.exec_driver_sql(statement, (Bytes(value),)).all()

@@ -91,4 +91,4 @@ RECORDS = st.builds(
     waivers=_named(st.booleans()),
     engines=_named(_TEXT),
 )
-RUNS = st.builds(Run, _several(RECORDS), _named(_TEXT))
+RUNS = st.builds(Run, environment=_named(_TEXT), records=_several(RECORDS))

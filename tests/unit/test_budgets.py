@@ -44,8 +44,11 @@ def test_every_mistake_is_told_with_its_place_and_what_is_right_is_kept() -> Non
     assert [budget.metric.name for budget in budgets] == ["sql_rows"]
     assert mistakes == [
         f"{_HERE}: unknown metric 'sql_querys'. Did you mean 'sql_queries'?",
-        f"{_HERE}: sql_slowest: 100 has no unit: write '100ms' or '1.5s'",
-        f"{_HERE}: sql_errors: -1 is negative: write 3",
+        (
+            f"{_HERE}: sql_slowest: 100 has no unit: "
+            "write a number with a unit such as '100ms' or '1.5s'"
+        ),
+        f"{_HERE}: sql_errors: -1 is negative: write a whole number such as 3",
     ]
 
 
@@ -128,8 +131,11 @@ def test_a_default_says_which_line_it_comes_from() -> None:
         ("tests/*: =3", "write 'PATTERN: METRIC=LIMIT, METRIC=LIMIT'"),
         ("", "write 'PATTERN: METRIC=LIMIT, METRIC=LIMIT'"),
         ("tests/*: sql_queries=3, sql_rows", "'sql_rows' has no limit: write METRIC=LIMIT"),
-        ("sql_queries=", "sql_queries: '' is not a number with a unit: write 3"),
-        ("sql_queries=3ms", "sql_queries: 'ms' in '3ms' is not a unit of count: write 3"),
+        ("sql_queries=", "sql_queries: '' cannot be read: write a whole number such as 3"),
+        (
+            "sql_queries=3ms",
+            "sql_queries: 'ms' in '3ms' is not a unit of count: write a whole number such as 3",
+        ),
         ("sql_querys=3", "unknown metric 'sql_querys'. Did you mean 'sql_queries'?"),
     ],
 )
@@ -170,15 +176,15 @@ def test_the_last_level_that_applies_wins() -> None:
 @pytest.mark.parametrize(
     ("line", "mistake"),
     [
-        ("sql_queries: loud", "'loud' is not a level: one of fail, warn"),
-        ("sql_queries", "'sql_queries' is not a level: one of fail, warn"),
-        ("", "'' is not a level: one of fail, warn"),
+        ("sql_queries: loud", "'loud' is not a level: write 'PATTERN METRIC: fail' or 'warn'"),
+        ("sql_queries", "'sql_queries' is not a level: write 'PATTERN METRIC: fail' or 'warn'"),
+        ("", "'' is not a level: write 'PATTERN METRIC: fail' or 'warn'"),
         ("a/* b/*: warn", "write 'PATTERN METRIC: LEVEL'"),
         (
             "sql_querys: warn",
             (
                 "unknown metric 'sql_querys'. Did you mean 'sql_queries'? "
-                "A path pattern holds a '/', a '*' or a '.'."
+                "A directory is written 'sql_querys/'."
             ),
         ),
     ],
@@ -246,7 +252,9 @@ def test_no_limit_is_shown_to_be_kept_where_nobody_listened(
 ) -> None:
     found = verdict(span(probes=("requests",)), limit)
     assert (found.status, found.level) == (Status.UNPROVEN, Level.FAIL)
-    assert found.reason == "sqlalchemy is not installed: pip install 'pytest-perfguard[sql]'"
+    assert found.reason == (
+        "sqlalchemy is not installed: install pytest-perfguard with the extra [sql]"
+    )
 
 
 @pytest.mark.parametrize(

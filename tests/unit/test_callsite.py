@@ -220,3 +220,13 @@ def test_the_walk_starts_with_the_frame_itself() -> None:
     walked = list(outwards(frame))
     assert walked[0] is frame
     assert walked[1] is frame.f_back
+
+
+def test_a_script_of_the_environment_is_not_the_users_own_whatever_path_it_was_started_by(
+    sites: CallSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = Path(sysconfig.get_path("scripts"))
+    monkeypatch.chdir(scripts.parent)
+    assert not sites.classify(str(scripts / "pytest"))
+    assert not sites.classify(str(Path(scripts.name, "pytest")))
+    assert sites.classify(str(Path("app", "crud.py")))

@@ -168,7 +168,7 @@ def test_rows_of_values_become_one_and_what_follows_is_kept(
 ) -> None:
     found = fingerprint(f"INSERT INTO t (a, b) VALUES {rows}{rest}")
     assert found.text == f"INSERT INTO t (a, b) VALUES {text}{rest}"
-    assert not found.batched
+    assert found.batched is (text == "(...)")
 
 
 def test_values_before_the_main_statement_do_not_hide_it() -> None:

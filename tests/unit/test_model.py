@@ -37,7 +37,7 @@ def test_a_run_is_the_same_after_its_way_through_json(run: Run) -> None:
         _VERDICT,
         replace(_VERDICT, value=None, status=Status.UNPROVEN, reason="no SQL"),
         Record("a.py::b", "passed", span(), {"sql_rows": 3}, (_VERDICT,), ("oops",), {"a": True}),
-        Run((Record("a.py::b", "passed", span()),), {"python": "3.11.0"}),
+        Run(environment={"python": "3.11.0"}, records=(Record("a.py::b", "passed", span()),)),
     ],
     ids=["site", "tally", "tally of no line", "finding", "span", "verdict", "unproven verdict",
          "record", "run"],
@@ -101,6 +101,38 @@ def test_a_verdict_that_has_been_read_is_breached_as_before(status: Status) -> N
     copy = Verdict.from_dict(json.loads(json.dumps(verdict.to_dict())))
     assert copy.breached is verdict.breached
     assert (type(copy.status), type(copy.level)) == (Status, Level)
+
+
+def test_an_unproven_default_of_a_pattern_is_idle_and_not_against_the_test() -> None:
+    idle = replace(_VERDICT, status=Status.UNPROVEN, where="perfguard_budgets, '*: sql_queries=2'")
+    assert (idle.idle, idle.breached) == (True, False)
+    over = replace(idle, status=Status.OVER)
+    assert (over.idle, over.breached) == (False, True)
+    by_mark = replace(idle, where="perf_budget, test_a.py:3")
+    assert (by_mark.idle, by_mark.breached) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("levels", "errors", "fails"),
+    [
+        ((), (), False),
+        ((Level.WARN,), (), False),
+        ((Level.WARN, Level.FAIL), (), True),
+        ((), ("oops",), True),
+    ],
+)
+def test_a_record_fails_for_a_breach_that_does_not_only_warn_or_for_a_mistake(
+    levels: tuple[Level, ...], errors: tuple[str, ...], fails: bool
+) -> None:
+    over = tuple(replace(_VERDICT, level=level) for level in levels)
+    kept = replace(_VERDICT, status=Status.OK, level=Level.FAIL)
+    record = Record("a.py::b", "passed", span(), verdicts=(kept, *over), errors=errors)
+    assert record.breaches == over
+    assert record.fails is fails
+
+
+def test_the_fields_of_a_run_begin_with_what_a_reader_needs_first() -> None:
+    assert [field.name for field in fields(Run)] == ["schema", "environment", "records"]
 
 
 def test_a_site_is_shown_as_editors_read_it() -> None:

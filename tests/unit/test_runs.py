@@ -17,7 +17,7 @@ from pytest_perfguard.runs import environment, make_run, read_run, write_run
 from tests.unit.build import finding, span, tally
 from tests.unit.strategies import RUNS
 
-_RUN = Run((Record("a.py::b", "passed", span(tally())),), {"python": "3.11.0"})
+_RUN = Run(environment={"python": "3.11.0"}, records=(Record("a.py::b", "passed", span(tally())),))
 _posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
 
 
@@ -35,7 +35,7 @@ def test_what_is_written_is_read(run: Run, tmp_path_factory: pytest.TempPathFact
 
 
 def test_the_file_is_json_for_people_and_tools(path: Path) -> None:
-    write_run(Run((Record("é.py::b", "passed", span()),)), path)
+    write_run(Run(records=(Record("é.py::b", "passed", span()),)), path)
     text = path.read_text(encoding="utf-8")
     assert text.endswith("}\n")
     assert "é.py::b" in text
@@ -45,7 +45,7 @@ def test_the_file_is_json_for_people_and_tools(path: Path) -> None:
 def test_parameters_kept_for_the_terminal_are_never_written(path: Path) -> None:
     secret = tally(samples=("('s3cret',)",))
     inside = span(secret, findings=(finding(tally=secret),))
-    write_run(Run((Record("a.py::b", "passed", span(secret, children=(inside,))),)), path)
+    write_run(Run(records=(Record("a.py::b", "passed", span(secret, children=(inside,))),)), path)
     assert "s3cret" not in path.read_text(encoding="utf-8")
     (record,) = read_run(path).records
     assert record.span.children[0].findings[0].tally.samples == ()
@@ -58,7 +58,7 @@ def test_a_lone_surrogate_can_be_written(path: Path, where: str) -> None:
         record = Record(lone, "passed", span())
     else:
         record = Record("a.py::b", "passed", span(), waivers={f"{lone}:3 sql_duplicates": True})
-    write_run(Run((record,)), path)
+    write_run(Run(records=(record,)), path)
     assert r"caf\\udce9.py" in path.read_text(encoding="utf-8")
 
 
@@ -144,6 +144,11 @@ def test_a_file_that_is_no_run_is_an_error_with_the_path(
     with pytest.raises(RunFileError) as caught:
         read_run(path)
     assert str(caught.value).startswith(f"{path} {message}")
+
+
+def test_a_run_is_read_by_the_name_of_its_file_too(path: Path) -> None:
+    write_run(_RUN, path)
+    assert read_run(str(path)) == _RUN
 
 
 def test_a_directory_is_no_run(tmp_path: Path) -> None:
