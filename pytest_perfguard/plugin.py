@@ -84,9 +84,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Take in marks that other plugins added, and report every budget that cannot be read."""
     mistakes: dict[str, list[str]] = {}
     # A test that was deselected since still has its mistake.
-    found = {**session.config.stash.get(_MISTAKES, {}), **_plan(session.config, session.items)}
-    for nodeid, lines in found.items():
-        mistakes.setdefault(nodeid.partition("::")[0], []).extend(lines)
+    early = session.config.stash.get(_MISTAKES, None) or {}
+    for nodeid, found in {**early, **_plan(session.config, session.items)}.items():
+        mistakes.setdefault(nodeid.partition("::")[0], []).extend(found)
     for nodeid, lines in mistakes.items():
         from pytest_perfguard.guard import mistakes_report  # noqa: PLC0415
 

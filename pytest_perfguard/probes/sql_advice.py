@@ -16,7 +16,8 @@ _QUOTE = re.compile(r"['\"]")
 _QUOTED = re.compile(r"(['\"])(\w+)\1")
 _DATABASE_SAYS = re.compile(
     r"no such (?:column|table|index|function)|constraint|syntax error|does not exist|not authorized"
-    r"|is locked|deadlock|timeout|canceling statement|could not (?:serialize|obtain)|JSON .*error|malformed JSON"
+    r"|is locked|deadlock|timeout|canceling statement|could not (?:serialize|obtain)"
+    r"|JSON .*error|malformed JSON"
     r"|must not be negative|FROM-clause|transaction (?:is|block)|division by zero"
     r"|out of (?:range|memory)|invalid input|incomplete input|too many|ambiguous|must appear in"
     r"|already exists|mismatch"

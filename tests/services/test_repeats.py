@@ -421,8 +421,8 @@ def test_parameters_that_cannot_be_hashed_are_compared_too(
     if database.driver == "asyncpg":
         statement = "SELECT length($1::bytea) + 0"
     else:
-        value = "?" if database.is_sqlite else "%s::bytea"
-        statement = f"SELECT length({value}) + 0"
+        place = "?" if database.is_sqlite else "%s::bytea"
+        statement = f"SELECT length({place}) + 0"
     with engine.connect() as connection, recorder.measure("block") as measured:
         for value in (b"1", b"2", b"1"):
             connection.exec_driver_sql(statement, (Bytes(value),)).all()
