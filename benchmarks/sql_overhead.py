@@ -138,13 +138,17 @@ def measure(python: str, variants: Iterable[str], rounds: int) -> dict[str, dict
     return times
 
 
+def compare(
+    times: Mapping[str, Mapping[str, Sequence[float]]], name: str, other: str, job: str
+) -> Estimate:
+    """Return how many times as long as another a variant took, round by round."""
+    pairs = zip(times[name][job], times[other][job], strict=True)
+    return Estimate.of([a / b for a, b in pairs], ROUNDS_PER_PROCESS)
+
+
 def summarise(times: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Result]:
     """Compare every variant with bare, round by round."""
     bare = times["bare"]
-
-    def ratio(name: str, job: str) -> Estimate:
-        pairs = zip(times[name][job], bare[job], strict=True)
-        return Estimate.of([a / b for a, b in pairs], ROUNDS_PER_PROCESS)
 
     def extra(name: str, job: str) -> float:
         pairs = zip(times[name][job], bare[job], strict=True)
@@ -152,8 +156,8 @@ def summarise(times: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, R
 
     return {
         name: Result(
-            core=ratio(name, "core"),
-            orm=ratio(name, "orm"),
+            core=compare(times, name, "bare", "core"),
+            orm=compare(times, name, "bare", "orm"),
             core_us=extra(name, "core"),
             orm_us=extra(name, "orm"),
             span_us=extra(name, "span"),
@@ -186,18 +190,19 @@ def _us(seconds: Sequence[float]) -> str:
     return f"{1e6 * median(seconds):.1f} us"
 
 
-def verdicts(results: Mapping[str, Result]) -> dict[str, str]:
-    """Return each goal in words, and whether it is met: ``yes`` or ``NO``, and how surely."""
-    own = results["perfguard"]
-    found = {
-        f"core: x{own.core.median:.3f}, goal x{GOALS['core']}": own.core.verdict(GOALS["core"]),
-        f"orm: x{own.orm.median:.3f}, goal x{GOALS['orm']}": own.orm.verdict(GOALS["orm"]),
-    }
-    for name, label in PEERS.items():
-        if name in results:
-            peer = results[name]
-            beaten = own.core.median < peer.core.median and own.orm.median < peer.orm.median
-            found[f"beats {label}"] = "yes" if beaten else "NO"
+def verdicts(times: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, str]:
+    """Return each goal in words, and whether it is met: ``yes`` or ``NO``, and how surely.
+
+    A peer is compared round by round too: that is finer than to compare two ratios to bare.
+    """
+    goals = {("bare", job): goal for job, goal in GOALS.items()}
+    goals |= {(name, job): 1.0 for name in PEERS if name in times for job in GOALS}
+    found = {}
+    for (name, job), goal in goals.items():
+        ratio = compare(times, "perfguard", name, job)
+        label = PEERS.get(name, name)
+        line = f"{job:<4} against {label}: {_ratio(ratio)}, goal x{goal:.2f}"
+        found[line] = ratio.verdict(goal)
     return found
 
 
@@ -220,7 +225,7 @@ def main() -> int:
     print(f"{sqlalchemy}, CPython {sys.version.split()[0]}, {arguments.rounds} rounds")
     print("median of the ratios to bare and its 95 % interval; spans: on top of bare\n")
     print(table(results, times["bare"]), end="\n\n")
-    goals = verdicts(results)
+    goals = verdicts(times)
     for line, verdict in goals.items():
         print(f"{line}: {verdict}")
     if arguments.json:

@@ -80,6 +80,7 @@ class Guard:
         self.rules = Rules.read(option(config, "budgets"), option(config, "level"))
         self.measure_all: bool = option(config, "")
         self.unproven = Level(option(config, "unproven"))
+        self.has_rules = self.measure_all or bool(self.rules.budgets)
         self.with_setup = option(config, "phases") == "setup+call"
         self._root = config.rootpath
         self.recorder = Recorder(
@@ -161,8 +162,8 @@ class Guard:
 
     # -- running ---------------------------------------------------------------------------
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Begin to measure here where fixtures count too."""
         plan = item.stash.get(PLAN, None)
         if plan is not None:
@@ -172,7 +173,6 @@ class Guard:
             plan.record = plan.root = None
             if self.with_setup:
                 self.begin(item, plan)
-        return (yield)
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
@@ -198,15 +198,10 @@ class Guard:
             _raise_breaches(plan.record)
         return result
 
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Close what a failed set-up has left open."""
-        plan = item.stash.get(PLAN, None)
-        if plan is not None and plan.root is not None and not plan.root.closed:
-            self.recorder.close(plan.root)
-        result = yield
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self) -> None:
+        """Close what a failed set-up or a careless test has left open; runs after fixtures."""
         self.recorder.abandon()
-        return result
 
     def _measure_method(self, item: TestCaseFunction, plan: Plan) -> None:
         """Measure a ``unittest`` method alone: its set-up runs in the call phase too."""

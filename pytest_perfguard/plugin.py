@@ -19,8 +19,6 @@ from pytest_perfguard.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.guard import Guard
     from pytest_perfguard.suite import Suite
@@ -100,7 +98,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> dict[str, tuple[st
     for item in items:
         if guard is None and _is_measured(item):
             guard = _guard(config)
-        plan = guard.plan(item) if guard is not None else None
+        plan = guard.plan(item) if guard and (guard.has_rules or _is_measured(item)) else None
         if plan is not None and plan.mistakes:
             mistakes[item.nodeid] = plan.mistakes
     return mistakes
@@ -127,17 +125,15 @@ class _Reports:
         self._config = config
         self._is_worker = hasattr(config, "workerinput")
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Refuse a budget that came when nobody measured any more."""
-        result = yield
-        if self._config.stash.get(_GUARD, None) is None:
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> None:
+        """Refuse a budget that came when nobody measured any more; runs after the test."""
+        if item.own_markers and self._config.stash.get(_GUARD, None) is None:
             for mark in item.own_markers:
                 if mark.name == "perf_budget":
                     from pytest_perfguard.guard import LATE_MARK  # noqa: PLC0415
 
                     pytest.fail(f"perfguard: {LATE_MARK}", pytrace=False)
-        return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a measured test sent with its report."""
