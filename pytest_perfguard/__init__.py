@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_perfguard.errors import (
+        CacheError,
         LimitError,
         MetricError,
         MissingExtraError,
         PerfguardError,
         RunFileError,
         SettingError,
+        TimingError,
     )
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.metrics import METRICS, Metric
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METRICS",
+    "CacheError",
     "LimitError",
     "Measurement",
     "Metric",
@@ -39,6 +42,7 @@ __all__ = [
     "RunFileError",
     "SettingError",
     "Settings",
+    "TimingError",
     "read_run",
 ]
 

@@ -164,6 +164,13 @@ def _level_rule(line: str, mistakes: list[str]) -> LevelRule | None:
     return None
 
 
+# What has to be installed for a probe to listen, and what it then did not hear.
+_SOURCES = {
+    "sql": ("sqlalchemy", "no SQL"),
+    "cache": ("redis 5 or newer", "no command to a cache"),
+}
+
+
 def judge(span: Span, budgets: Iterable[Budget], unproven: Level) -> tuple[Verdict, ...]:
     """Return a verdict for each budget.
 
@@ -182,7 +189,7 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
     metric = budget.metric
     value = metric.measure(span)
     status, level, reason = Status.OK, budget.level, ""
-    if metric.probe not in span.probes or not metric.observed(span):
+    if not metric.observed(span):
         # Where nobody listened, not even a limit of 0 is proved.
         if (
             budget.limit
@@ -199,9 +206,11 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
 
 
 def _why_unproven(metric: Metric, span: Span) -> str:
+    library, what = _SOURCES[metric.probe]
     if metric.probe not in span.probes:
-        return str(MissingExtraError("sqlalchemy", metric.probe))
-    if metric.measure(span) is None:
+        return str(MissingExtraError(library, metric.probe))
+    if metric.measure(span) is None and metric.probe == "sql":
         notes = [note for part in span.walk() for note in part.notes]
         return "; ".join(dict.fromkeys(notes)) or f"nothing was observed for it in {span.name}"
-    return f"no SQL was observed in {span.name}, so the budget proves nothing"
+    what = metric.needs or what
+    return f"{what} was observed in {span.name}, so the budget proves nothing"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -156,6 +156,17 @@ def waiting_frames() -> Iterator[FrameType]:
         if waiting.gr_frame is not None:
             yield waiting.gr_frame
         waiting = waiting.parent
+
+
+def waiting_user_frame(is_user: Mapping[str, bool]) -> FrameType | None:
+    """Return the first frame of the user's code beyond the current greenlet, if there is one."""
+    for waiting in waiting_frames():
+        frame: FrameType | None = waiting
+        while frame is not None:
+            if is_user[frame.f_code.co_filename]:
+                return frame
+            frame = frame.f_back
+    return None
 
 
 def _function(code: CodeType) -> str:

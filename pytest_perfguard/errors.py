@@ -23,6 +23,14 @@ class SettingError(PerfguardError, ValueError):
     """An option or ini value cannot be read."""
 
 
+class CacheError(PerfguardError, TypeError):
+    """A cache cannot be watched, or a call cannot be compared with itself."""
+
+
+class TimingError(PerfguardError, ValueError):
+    """A timing cannot be made as it was asked for, or says too little."""
+
+
 class RunFileError(PerfguardError):
     """A ``run.json`` cannot be read or written."""
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pytest_perfguard.budgets import Budget, read_limits
-from pytest_perfguard.errors import LimitError
+from pytest_perfguard.contracts import ColdWarm, Contract, cold_warm, stampede
+from pytest_perfguard.errors import CacheError, LimitError
+from pytest_perfguard.probes.cache import Watch
+from pytest_perfguard.probes.cache_counters import counter_of, name_of
 from pytest_perfguard.recorder import Measurement
+from pytest_perfguard.units import Unit, parse, shown
+
+_Cache = TypeVar("_Cache")
 
 if TYPE_CHECKING:
     import pytest
@@ -41,18 +48,202 @@ class Perf:
             raise TypeError(
                 f"perf.measure needs a name first, as in measure('report'), not {name!r}"
             )
-        frame = sys._getframe(1)
-        file = self._guard.recorder.sites.show(frame.f_code.co_filename)
-        mistakes: list[str] = []
-        where = f"perf.measure, {file}:{frame.f_lineno}"
-        budgets = read_limits(limits, where, mistakes)
-        if mistakes:
-            raise LimitError("\n".join(mistakes))
+        where = self._where("perf.measure")
+        budgets = _read(limits, where)
         block = Block(self._guard, self._item, name, budgets, where)
         self._guard.expect(
             self._item, block, f"{where}: the block was never entered: write 'with' before it"
         )
         return block
+
+    @property
+    def cache(self) -> Caches:
+        """What is asked about caches that live in this process."""
+        return Caches(self._guard, self._item)
+
+    @overload
+    def cold_warm(  # type: ignore[overload-overlap] # what can be awaited is an object too
+        self,
+        call: Callable[[], Awaitable[object]],
+        *,
+        flush: Callable[[], object] | None = None,
+        cold: Mapping[str, float | str] | None = None,
+        warm: Mapping[str, float | str] | None = None,
+        same: Callable[[Any, Any], bool] | None = None,
+        may_read: Collection[str] = (),
+    ) -> Awaitable[ColdWarm]: ...
+    @overload
+    def cold_warm(
+        self,
+        call: Callable[[], object],
+        *,
+        flush: Callable[[], object] | None = None,
+        cold: Mapping[str, float | str] | None = None,
+        warm: Mapping[str, float | str] | None = None,
+        same: Callable[[Any, Any], bool] | None = None,
+        may_read: Collection[str] = (),
+    ) -> ColdWarm: ...
+    def cold_warm(
+        self,
+        call: Callable[[], object],
+        *,
+        flush: Callable[[], object] | None = None,
+        cold: Mapping[str, float | str] | None = None,
+        warm: Mapping[str, float | str] | None = None,
+        same: Callable[[Any, Any], bool] | None = None,
+        may_read: Collection[str] = (),
+    ) -> ColdWarm | Awaitable[ColdWarm]:
+        """Call twice, with an empty cache and with a full one, and hold the second to it.
+
+        The warm call must hit the cache and miss nothing in it, must not repeat an SQL read of
+        the cold call, and must return an equal result. Await it where the call is asynchronous.
+
+        Args:
+            call: does the same each time; a coroutine function, or what returns an awaitable,
+                is awaited.
+            flush: empties the cache before the cold call; what it does is not measured.
+            cold: budgets of the cold call, by metric.
+            warm: budgets of the warm call; they take the place of what is asked of it otherwise,
+                as ``warm={"cache_misses": 1}`` lets one lookup miss.
+            same: decides whether two results are equal, where ``==`` cannot; responses of HTTP
+                clients are compared by status and body.
+            may_read: SQL reads that the warm call may repeat, as the time line calls them, e.g.
+                ``["SELECT users"]``.
+
+        Returns:
+            The measurements of both calls: ``cold, warm = perf.cold_warm(...)``.
+
+        Raises:
+            LimitError: if a budget cannot be read.
+            CacheError: if the two results cannot be compared.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.cold_warm")
+        contract = self._contract(where, call, flush)
+        steps = cold_warm(
+            contract,
+            call,
+            flush=flush,
+            cold=_read(cold or {}, f"{where}, cold"),
+            warm=_read(warm or {}, f"{where}, warm"),
+            same=same,
+            may_read=[may_read] if isinstance(may_read, str) else may_read,
+        )
+        result: ColdWarm | Awaitable[ColdWarm] = contract.run(steps)
+        return result
+
+    @overload
+    def stampede(  # type: ignore[overload-overlap] # what can be awaited is an object too
+        self,
+        call: Callable[[], Awaitable[object]],
+        *,
+        concurrency: int = 8,
+        flush: Callable[[], object] | None = None,
+        limit: int = 1,
+    ) -> Awaitable[Measurement]: ...
+    @overload
+    def stampede(
+        self,
+        call: Callable[[], object],
+        *,
+        concurrency: int = 8,
+        flush: Callable[[], object] | None = None,
+        limit: int = 1,
+    ) -> Measurement: ...
+    def stampede(
+        self,
+        call: Callable[[], object],
+        *,
+        concurrency: int = 8,
+        flush: Callable[[], object] | None = None,
+        limit: int = 1,
+    ) -> Measurement | Awaitable[Measurement]:
+        """Call many times at once with an empty cache: one of the calls is to do the work.
+
+        The calls run in threads, or as tasks of the running event loop in an ``async`` test,
+        where the contract is awaited. Each one is held at its first miss until the others have
+        missed too (for a quarter of a second at most), so that the outcome is not luck. Work is
+        an SQL read or a write to the cache that a further call, with a warm cache, does not do.
+
+        Args:
+            call: does the same each time; a coroutine function in an ``async`` test.
+            concurrency: how many calls run at once.
+            flush: empties the cache before; what it does is not measured.
+            limit: how many of the calls may do the work.
+
+        Returns:
+            The measurement of all calls together, each of which is a block of its own in it.
+
+        Raises:
+            LimitError: if ``limit`` or ``concurrency`` makes no sense.
+            CacheError: if the call is synchronous in an ``async`` test or the other way round.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.stampede")
+        try:
+            calls = int(parse(concurrency, Unit.COUNT))
+        except LimitError as error:
+            raise LimitError(f"{where}: concurrency: {error}") from None
+        if calls < 2:  # noqa: PLR2004 - one call alone is no stampede
+            raise LimitError(f"{where}: concurrency={calls}: 2 or more")
+        (budget,) = _read({"cache_recomputations": limit}, where)
+        contract = self._contract(where, call, flush)
+        steps = stampede(contract, call, concurrency=calls, flush=flush, limit=budget.limit)
+        result: Measurement | Awaitable[Measurement] = contract.run(steps)
+        return result
+
+    def _contract(
+        self, where: str, call: Callable[[], object], flush: Callable[[], object] | None
+    ) -> Contract:
+        for name, value in (("the call", call), ("flush=", flush)):
+            if value is not None and not callable(value):
+                raise CacheError(
+                    f"{where}: {name} is {shown(value)}, which cannot be called: pass a function, "
+                    "such as lambda: client.get('/')"
+                )
+        return Contract(self._guard, self._item, where)
+
+    def _where(self, name: str) -> str:
+        """Return the line of the test that called the caller."""
+        frame = sys._getframe(2)
+        file = self._guard.recorder.sites.show(frame.f_code.co_filename)
+        return f"{name}, {file}:{frame.f_lineno}"
+
+
+def _read(limits: Mapping[str, float | str], where: str) -> list[Budget]:
+    mistakes: list[str] = []
+    budgets = read_limits(limits, where, mistakes)
+    if mistakes:
+        raise LimitError("\n".join(mistakes))
+    return budgets
+
+
+class Caches:
+    """Caches that live in this process and count their hits and misses themselves."""
+
+    def __init__(self, guard: Guard, item: pytest.Item) -> None:
+        self._guard = guard
+        self._item = item
+
+    def watch(self, cache: _Cache, name: str | None = None) -> _Cache:
+        """Let a cache's hits and misses count, from now to the end of the test.
+
+        Args:
+            cache: a function with ``functools.lru_cache`` or ``cachetools.cached(info=True)``, a
+                dogpile.cache region, or any object with counters of hits and misses.
+            name: how it is called in reports; the function's or the class's name by default.
+
+        Returns:
+            The cache itself.
+
+        Raises:
+            CacheError: if it shows no counters, or the cache probe sees it already.
+        """
+        __tracebackhide__ = True
+        sites = self._guard.recorder.sites
+        watch = Watch(name or name_of(cache), counter_of(cache), sites.site(sys._getframe(1), ""))
+        self._guard.watch(self._item, watch)
+        return cache
 
 
 class Block:

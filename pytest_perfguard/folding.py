@@ -26,6 +26,7 @@ def fold(name: str, first: Span, second: Span, *, max_tallies: int) -> Span:
         timeline_dropped=_operations(first) + _operations(second),
         probes=first.probes,
         notes=tuple(dict.fromkeys(first.notes + second.notes)),
+        facts={**second.facts, **first.facts},
     )
 
 

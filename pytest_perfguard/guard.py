@@ -30,6 +30,8 @@ _PROPERTY = "perfguard."
 if TYPE_CHECKING:
     from _pytest.nodes import Node
     from _pytest.outcomes import Failed as _Failed
+
+    from pytest_perfguard.probes.cache import Watch
 else:
     _Failed = pytest.fail.Exception
 
@@ -63,6 +65,7 @@ class Plan:
 
 
 PLAN = pytest.StashKey[Plan]()
+_WATCHES = pytest.StashKey[list["Watch"]]()
 LATE_MARK = (
     "a perf_budget was added while the test ran, too late to be judged: write it on the test, or "
     "add it in a hook or a fixture"
@@ -89,6 +92,7 @@ class Guard:
                 packages=tuple(option(config, "packages")),
                 n_plus_one_threshold=option(config, "n_plus_one"),
                 show_parameters=option(config, "show_parameters"),
+                key_words=frozenset(option(config, "key_words")),
             )
         )
 
@@ -199,9 +203,14 @@ class Guard:
         return result
 
     @pytest.hookimpl(trylast=True)
-    def pytest_runtest_teardown(self) -> None:
+    def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Close what a failed set-up or a careless test has left open; runs after fixtures."""
         self.recorder.abandon()
+        watches = item.stash.get(_WATCHES, [])
+        while watches:
+            watch = watches.pop()
+            self.recorder.readings.remove(watch)
+            watch.close()
 
     def _measure_method(self, item: TestCaseFunction, plan: Plan) -> None:
         """Measure a ``unittest`` method alone: its set-up runs in the call phase too."""
@@ -271,14 +280,25 @@ class Guard:
             for budget in budgets
         )
 
-    def expect(self, item: pytest.Item, block: object, problem: str | None) -> None:
-        """Note what is wrong with a block of a running test if nothing more happens to it."""
+    def expect(self, item: pytest.Item, block: object, problem: str | None) -> bool:
+        """Note what is wrong with a block of a running test if nothing more happens to it.
+
+        Returns:
+            Whether there is a running test to note it with.
+        """
         plan = item.stash.get(PLAN, None)
         if plan is None:
-            return
+            return False
         plan.pending.pop(block, None)
-        if problem is not None and plan.root is not None and not plan.root.closed:
+        running = plan.root is not None and not plan.root.closed
+        if problem is not None and running:
             plan.pending[block] = problem
+        return running
+
+    def watch(self, item: pytest.Item, watch: Watch) -> None:
+        """Take readings of a cache until the test has been torn down."""
+        item.stash.setdefault(_WATCHES, []).append(watch)
+        self.recorder.readings.append(watch)
 
     def block_name(self, item: pytest.Item, name: str) -> str:
         """Return a name for a block that no other block of the test has."""

@@ -18,6 +18,8 @@ from pytest_perfguard.units import Unit
 
 # Kinds of statements that no metric counts: what a database or its driver needs for itself.
 UNCOUNTED = ("transaction", "connect")
+# Kind of the lookups in caches of the process itself, which send nothing.
+IN_PROCESS = "memory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Metric:
         guide: the limit that the performance guide gives, as it would be written in a budget.
         higher_is_better: a budget is a floor, not a ceiling.
         on_request: costs extra work in the run, so it is only measured where it is budgeted.
+        needs: what has to be seen for it to have a value, if that is more than anything at all
+            of its probe, as in ``no lookup in a cache``.
         tallied: its value is made of tallies, so that without any it proves nothing; False for
             levels, which are None where nothing was observed.
     """
@@ -45,6 +49,7 @@ class Metric:
     higher_is_better: bool = False
     on_request: bool = False
     tallied: bool = True
+    needs: str = ""
 
     def observed(self, span: Span) -> bool:
         """Return whether the span holds anything that this metric is about."""
@@ -69,8 +74,23 @@ def _count(span: Span) -> float:
     return sum(tally.count for tally in _tallies(span, "sql"))
 
 
-def _sum(name: str) -> Callable[[Span], float]:
-    return lambda span: sum(tally.sums.get(name, 0) for tally in _tallies(span, "sql"))
+def _sum(*names: str, probe: str = "sql") -> Callable[[Span], float]:
+    return lambda span: sum(
+        tally.sums.get(name, 0) for tally in _tallies(span, probe) for name in names
+    )
+
+
+def _commands(span: Span) -> float:
+    return sum(tally.count for tally in _tallies(span, "cache") if tally.kind != IN_PROCESS)
+
+
+def _hit_ratio(span: Span) -> float | None:
+    hits, misses = _hits(span), _misses(span)
+    return hits / (hits + misses) if hits + misses else None
+
+
+_hits = _sum("hits", probe="cache")
+_misses = _sum("misses", probe="cache")
 
 
 def _peak(name: str) -> Callable[[Span], float]:
@@ -207,6 +227,124 @@ METRICS: dict[str, Metric] = {
             "Largest share of a connection pool (size + overflow) that was in use at once.",
             guide="80%",
             tallied=False,
+        ),
+        Metric(
+            "cache_hits",
+            Unit.COUNT,
+            "cache",
+            _hits,
+            "Lookups that found something: values for GET and its kin, each value of MGET and "
+            "HMGET, each key of EXISTS, hashes for HGETALL; and hits of watched caches. A budget "
+            "is a floor.",
+            higher_is_better=True,
+        ),
+        Metric(
+            "cache_misses",
+            Unit.COUNT,
+            "cache",
+            _misses,
+            "Lookups that found nothing.",
+        ),
+        Metric(
+            "cache_hit_ratio",
+            Unit.SHARE,
+            "cache",
+            _hit_ratio,
+            "Hits out of all lookups. A budget is a floor, and unproven without a lookup.",
+            higher_is_better=True,
+            needs="no lookup in a cache",
+        ),
+        Metric(
+            "cache_commands",
+            Unit.COUNT,
+            "cache",
+            _commands,
+            "Commands that the code asked for, each one of a pipeline too; MULTI, EXEC, WATCH and "
+            "what sets up a connection are none.",
+        ),
+        Metric(
+            "cache_roundtrips",
+            Unit.COUNT,
+            "cache",
+            _sum("roundtrips", probe="cache"),
+            "Times that something was sent to a cache server for those commands: once for a "
+            "pipeline, not at all where a client-side cache answers.",
+        ),
+        Metric(
+            "cache_bytes",
+            Unit.BYTES,
+            "cache",
+            _sum("bytes_out", "bytes_in", probe="cache"),
+            "Bytes of the words of the commands and of the values in the replies, without the "
+            "protocol's framing.",
+        ),
+        Metric(
+            "cache_n_plus_one",
+            Unit.COUNT,
+            "cache",
+            _places("cache_n_plus_one"),
+            "Candidate N+1s: lines that sent one command for one key after another, outside a "
+            "pipeline, within one span.",
+        ),
+        Metric(
+            "cache_writes_without_ttl",
+            Unit.COUNT,
+            "cache",
+            _sum("lasting", probe="cache"),
+            "Writes by SET, SETNX, GETSET, MSET and MSETNX that left a key without an expiry, and "
+            "no EXPIRE or DEL of the same span took care of it.",
+        ),
+        Metric(
+            "cache_unstable_keys",
+            Unit.COUNT,
+            "cache",
+            _sum("unstable", probe="cache"),
+            "Keys that were looked up or written and hold the address of an object, such as a "
+            "database session's: they are found again by chance only.",
+        ),
+        Metric(
+            "cache_blocking_calls",
+            Unit.COUNT,
+            "cache",
+            _sum("blocking", probe="cache"),
+            "Commands of a synchronous client that were sent on the thread of a running event "
+            "loop, which stands still until the reply is there.",
+        ),
+        Metric(
+            "cache_errors",
+            Unit.COUNT,
+            "cache",
+            _sum("errors", probe="cache"),
+            "Commands that failed in the server or on the way to it.",
+        ),
+        Metric(
+            "cache_rereads",
+            Unit.COUNT,
+            "cache",
+            _level("cache_rereads"),
+            "SQL reads of the cold call of perf.cold_warm that the warm call did again.",
+            tallied=False,
+            needs="no warm call of perf.cold_warm",
+        ),
+        Metric(
+            "cache_differences",
+            Unit.COUNT,
+            "cache",
+            _level("cache_differences"),
+            "Places where the result of the warm call of perf.cold_warm differs from that of the "
+            "cold call.",
+            tallied=False,
+            needs="no warm call of perf.cold_warm",
+        ),
+        Metric(
+            "cache_recomputations",
+            Unit.COUNT,
+            "cache",
+            _level("cache_recomputations"),
+            "How many of the concurrent calls of perf.stampede did the work that one would have "
+            "done for all.",
+            tallied=False,
+            needs="no concurrent calls of perf.stampede",
         ),
     )
 }

@@ -177,6 +177,7 @@ class Span(_Data):
         calls: how many spans this one stands for; more than 1 where many were folded into one.
         peaks: highest levels by name, e.g. ``pool_peak``.
         probes: names of the probes that listened.
+        facts: what explains the value of a metric, in words, by the metric's name.
         timeline_dropped: operations that no longer fitted into ``timeline``.
     """
 
@@ -191,6 +192,7 @@ class Span(_Data):
     timeline_dropped: int = 0
     probes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
     children: tuple[Span, ...] = ()
 
     def walk(self) -> Iterator[Span]:

@@ -94,9 +94,18 @@ OPTIONS = (
     ),
     Option(
         "show_parameters",
-        "keep and show the parameters of statements; they stay out of every file",
+        "keep and show the parameters of statements and the words of cache commands; they stay "
+        "out of every file",
         "bool",
         default=False,
+    ),
+    Option(
+        "key_words",
+        "word that may be shown wherever it stands in a cache key, such as 'profile' in "
+        "'user:{int}:profile' (may be repeated)",
+        "linelist",
+        default=[],
+        metavar="WORD",
     ),
 )
 _DEFAULTS = [option.default for option in OPTIONS]

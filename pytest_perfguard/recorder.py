@@ -70,21 +70,22 @@ class Measurement(Mapping[str, float]):
     """The metrics of a block, by name, while it runs and after it has ended.
 
     Attributes:
+        opened: the block itself.
         span: what was measured; None until the block has ended.
     """
 
     def __init__(self, recorder: Recorder, opened: OpenSpan) -> None:
         self._recorder = recorder
-        self._opened = opened
+        self.opened = opened
         self.span: Span | None = None
 
     def close(self) -> Span:
         """End the block and return what was measured."""
-        self.span = self._recorder.close(self._opened)
+        self.span = self._recorder.close(self.opened)
         return self.span
 
     def _current(self) -> Span:
-        return self.span or self._recorder.freeze(self._opened)
+        return self.span or self._recorder.freeze(self.opened)
 
     def __getitem__(self, name: str) -> float:
         """Return a metric's value in its base unit.
@@ -96,7 +97,7 @@ class Measurement(Mapping[str, float]):
         metric = lookup(name)
         value = metric.measure(self._current())
         if value is None:
-            raise MetricError(f"nothing was observed for {name!r} in {self._opened.name!r}")
+            raise MetricError(f"nothing was observed for {name!r} in {self.opened.name!r}")
         return value
 
     def __iter__(self) -> Iterator[str]:
@@ -107,4 +108,4 @@ class Measurement(Mapping[str, float]):
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value:g}" for name, value in self.items() if value)
-        return f"<Measurement {self._opened.name!r}: {shown}>"
+        return f"<Measurement {self.opened.name!r}: {shown}>"

@@ -9,7 +9,7 @@ process opened last and has not closed.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,12 +49,34 @@ class Settings:
         n_plus_one_threshold: different parameter sets that make a repeated operation a
             candidate N+1.
         show_parameters: keep the parameters of the first operations of each kind.
+        key_words: words that may be shown in the patterns of cache keys.
     """
 
     root: Path = field(default_factory=Path.cwd)
     packages: tuple[str, ...] = ()
     n_plus_one_threshold: int = 5
     show_parameters: bool = False
+    key_words: frozenset[str] = frozenset()
+
+
+class LiveTally(Protocol):
+    """A tally that is still being added to, as far as the time line needs to know it."""
+
+    label: str
+    shown: bool
+    seconds: float
+    peak: float
+    moment: list[Any]
+
+
+class Pause(Protocol):
+    """Holds up calls that looked something up in a cache and did not find it."""
+
+    def wait(self) -> None:
+        """Hold up this thread."""
+
+    async def wait_async(self) -> None:
+        """Hold up this task."""
 
 
 class Ledger(Protocol):
@@ -85,8 +107,9 @@ class OpenSpan:
     """A span that is still being measured."""
 
     __slots__ = (
-        "children", "closed", "depth", "explain", "folded", "kind", "last", "ledgers",
-        "moments", "name", "notes", "origin", "owner", "parent", "peaks", "rest", "started",
+        "children", "closed", "depth", "explain", "facts", "folded", "kind", "last", "ledgers",
+        "moments", "name", "notes", "on_miss", "origin", "owner", "parent", "peaks", "rest",
+        "started", "trace",
     )  # fmt: skip
 
     def __init__(self, name: str, kind: str, parent: OpenSpan | None, owner: object = None) -> None:
@@ -95,11 +118,18 @@ class OpenSpan:
         self.parent = parent
         self.owner = owner
         self.explain: bool = parent.explain if parent else False
+        # What is done after a miss; the keys looked up and written, for as long as a contract
+        # compares them. Both hold for the spans inside this one too.
+        self.on_miss: Pause | None = parent.on_miss if parent else None
+        self.trace: list[tuple[Any, str, tuple[object, ...]]] | None = (
+            parent.trace if parent else None
+        )
         self.depth: int = parent.depth + 1 if parent else 0
         self.closed = False
         self.ledgers: dict[str, Any] = {}
         self.peaks: dict[str, float] = {}
         self.notes: dict[str, None] = {}
+        self.facts: dict[str, str] = {}
         self.children: list[Span] = []
         self.folded: Span | None = None
         # [label, count, seconds since the outermost span began, seconds it took]; whose is last
@@ -114,6 +144,22 @@ class OpenSpan:
         """Note a level; the highest is kept."""
         if value > self.peaks.get(name, -1.0):
             self.peaks[name] = value
+
+    def advance(self, tally: LiveTally, started: float, took: float) -> None:
+        """Add the time that an operation took, to its tally and on the time line."""
+        tally.seconds += took
+        tally.peak = max(tally.peak, took)
+        moment = tally.moment
+        if self.last is not tally and tally.shown:
+            self.last = tally
+            if len(self.moments) < MAX_MOMENTS:
+                moment = [tally.label, 0, started - self.origin, 0.0]
+                self.moments.append(moment)
+            else:
+                moment = self.rest
+            tally.moment = moment
+        moment[1] += 1
+        moment[3] += took
 
     def adopt(self, child: Span) -> None:
         """Keep a closed child; beyond :data:`MAX_CHILDREN` they are added up."""
@@ -132,6 +178,8 @@ class Spans:
     Attributes:
         listening: names of the probes that have been started.
         engines: labels of the database engines seen, by an identity; cleared by whoever reads it.
+        readings: called with the span that what happened since the last call belongs to, for
+            sources that count by themselves.
         passed_waivers: inline waivers on lines that events came from, and the metrics that each
             one covered a finding of; cleared by whoever reads it.
     """
@@ -142,6 +190,7 @@ class Spans:
         self.waivers = Waivers(settings.root)
         self.listening: list[str] = []
         self.engines: dict[str, str] = {}
+        self.readings: list[Callable[[OpenSpan | None], None]] = []
         self.passed_waivers: dict[Waiver, set[str]] = {}
         self._open: list[OpenSpan] = []
         self._context: ContextVar[OpenSpan | None] = ContextVar("perfguard_span", default=None)
@@ -168,6 +217,7 @@ class Spans:
 
         Where no context says which that is, a request that happens to run elsewhere is none.
         """
+        self._read(self.innermost())
         parent = self.here()
         if parent is None:
             around = [span for span in list(self._open) if span.kind != "request"]
@@ -177,9 +227,14 @@ class Spans:
         self._context.set(span)
         return span
 
-    def close(self, span: OpenSpan) -> Span:
-        """Close a span and return it as data; the nearest span around it that is open keeps it."""
+    def close(self, span: OpenSpan, *, keep: bool = True) -> Span:
+        """Close a span and return it as data; the nearest span around it that is open keeps it.
+
+        Args:
+            keep: False for what belongs to no measurement, such as the emptying of a cache.
+        """
         seconds = Clock.now() - span.started
+        self._read(span)
         span.closed = True
         self._open.remove(span)
         self._context.set(span.parent)
@@ -191,9 +246,13 @@ class Spans:
         heir = span.parent
         while heir is not None and heir.closed:
             heir = heir.parent
-        if heir is not None:
+        if heir is not None and keep:
             heir.adopt(frozen)
         return frozen
+
+    def _read(self, span: OpenSpan | None) -> None:
+        for reading in self.readings:
+            reading(span)
 
     def abandon(self) -> None:
         """Close whatever has been left open, so that nothing is recorded into it any more."""
@@ -202,6 +261,8 @@ class Spans:
 
     def freeze(self, span: OpenSpan, seconds: float | None = None) -> Span:
         """Return what the span holds so far."""
+        if not span.closed:
+            self._read(span)
         tallies = tuple(tally for ledger in span.ledgers.values() for tally in ledger.tallies())
         findings = self.waivers.apply(find(tallies, self.settings.n_plus_one_threshold))
         for waiver in self.waivers.passed(tallies):
@@ -224,5 +285,6 @@ class Spans:
             timeline_dropped=int(span.rest[1]),
             probes=(*self.listening, "plans") if span.explain else tuple(self.listening),
             notes=tuple(span.notes),
+            facts=dict(span.facts),
             children=tuple(span.children) + ((span.folded,) if span.folded else ()),
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_perfguard.spans import Probe
+
+
+_LEAST_REDIS = 5
 
 
 def available() -> list[Probe]:
@@ -22,5 +26,17 @@ def available() -> list[Probe]:
         from pytest_perfguard.probes.sql import SqlProbe  # noqa: PLC0415 - lazy by design
 
         probes.append(SqlProbe())
+    if _major_version("redis") >= _LEAST_REDIS:
+        from pytest_perfguard.probes.cache import CacheProbe  # noqa: PLC0415 - lazy by design
+
+        probes.append(CacheProbe())
     probes.append(RequestProbe())
     return probes
+
+
+def _major_version(distribution: str) -> int:
+    """Return the first number of an installed distribution's version, 0 if there is none."""
+    try:
+        return int(version(distribution).partition(".")[0])
+    except (PackageNotFoundError, ValueError):
+        return 0

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import count
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pytest_perfguard.callsite import outwards, waiting_frames
+from pytest_perfguard.callsite import outwards, waiting_user_frame
 from pytest_perfguard.errors import PerfguardError
 from pytest_perfguard.fingerprint import Fingerprint, Kind, fingerprint, varying_text
 from pytest_perfguard.metrics import UNCOUNTED
@@ -29,7 +29,7 @@ from pytest_perfguard.probes.sql_ledger import (
     compare,
     hashes_by_identity,
 )
-from pytest_perfguard.spans import MAX_MOMENTS, Clock, OpenSpan, Spans
+from pytest_perfguard.spans import Clock, OpenSpan, Spans
 from pytest_perfguard.units import shown
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class SqlProbe:
                 while frame is not None and not is_user[frame.f_code.co_filename]:
                     frame = frame.f_back
                 if frame is None:
-                    frame = _waiting_user_frame(is_user)
+                    frame = waiting_user_frame(is_user)
                 if frame is None:
                     key: Key = (statement, 0, 0)
                 else:
@@ -207,19 +207,7 @@ class SqlProbe:
                 raise
             finally:
                 took = clock() - started
-                tally.seconds += took
-                tally.peak = max(tally.peak, took)
-                moment = tally.moment
-                if span.last is not tally and tally.shown:
-                    span.last = tally
-                    if len(span.moments) < MAX_MOMENTS:
-                        moment = [tally.label, 0, started - span.origin, 0.0]
-                        span.moments.append(moment)
-                    else:
-                        moment = span.rest
-                    tally.moment = moment
-                moment[1] += 1
-                moment[3] += took
+                span.advance(tally, started, took)
             return True
 
         return observe
@@ -380,13 +368,3 @@ def _explain(
     if plan:
         tally.full_scans = 1
         tally.facts["plan"] = plan
-
-
-def _waiting_user_frame(is_user: Mapping[str, bool]) -> FrameType | None:
-    for waiting in waiting_frames():
-        frame: FrameType | None = waiting
-        while frame is not None:
-            if is_user[frame.f_code.co_filename]:
-                return frame
-            frame = frame.f_back
-    return None

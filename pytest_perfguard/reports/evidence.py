@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pytest_perfguard.findings import place
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.folding import add, folded_timeline
-from pytest_perfguard.metrics import METRICS, UNCOUNTED
+from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
 from pytest_perfguard.model import Finding, Level, Record, Site, Span, Status, Tally, Verdict
 from pytest_perfguard.units import Unit, show
 
@@ -99,17 +99,24 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     lines = [line for finding in candidates[:_MAX_CAUSES] for line in cause(finding, width)]
     if len(candidates) > _MAX_CAUSES:
         lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
+    told = {name: fact for part in span.walk() for name, fact in part.facts.items()}
+    lines += [told[name] for name in METRICS if name in wanted and name in told]
     tallies = _merged(span)
-    for names, explain in _EXPLANATIONS:
-        # A repeated statement explains how many there are; listing all would bury it.
-        if wanted & names and not (candidates and "sql_queries" in names):
-            for title, tally, advice in explain(tallies)[:_MAX_CAUSES]:
+    explained = {finding.tally.probe for finding in candidates}
+    for probe, names, explain in _EXPLANATIONS:
+        # What is explained already would only be buried by a list of everything.
+        if wanted & names and not (
+            explain in _LISTS and (probe in explained or names & told.keys())
+        ):
+            of_probe = [tally for tally in tallies if tally.probe == probe]
+            for title, tally, advice in explain(of_probe)[:_MAX_CAUSES]:
                 lines += [title, *_site(tally), *_statement(tally, width)]
                 lines += [f"    fix: {advice}"] if advice else []
     lines += [
         f"waived: {f.metric} at {_line(f.tally.site)}: {f.waiver}" for f in findings if f.waiver
     ]
-    return [*lines, f"timeline: {timeline(span)}"] if wanted and _counted(tallies) else lines
+    order = timeline(span) if wanted and _counted(tallies) else ""
+    return [*lines, f"timeline: {order}"] if order else lines
 
 
 def merged_findings(spans: Iterable[Span]) -> list[Finding]:
@@ -137,7 +144,8 @@ def cause(finding: Finding, width: int = 100) -> list[str]:
     tally = finding.tally
     if "n_plus_one" in finding.metric:
         title = f"{tally.repeats}x {_repeated(tally)}"
-        sets = f"{tally.distinct} different parameter sets"
+        what = "keys" if tally.probe == "cache" else "parameter sets"
+        sets = f"{tally.distinct} different {what}"
         fix = tally.fix
     else:
         title = f"{finding.weight}x {tally.label} read again with the same parameters"
@@ -155,6 +163,8 @@ def _repeated(tally: Tally) -> str:
             return f"{tally.subject} lazy-loaded one row at a time"
         case ["refresh"]:
             return f"{tally.subject} refreshed one row at a time"
+    if tally.probe == "cache":
+        return f"{tally.label} sent for one key at a time"
     if tally.kind == "write":
         return f"{tally.label} written one row at a time"
     return f"{tally.label} run one at a time with other parameters"
@@ -176,7 +186,7 @@ def _line(site: Site | None) -> str:
 
 def _statement(tally: Tally, width: int, remark: str = "") -> list[str]:
     if tally.operation == tally.label:  # a COMMIT says it all
-        return []
+        return [f"    {remark}"] if remark else []
     remark = remark and f"    {remark}"
     return [f"    {shorten(tally.operation, max(width - 4 - len(remark), 40))}{remark}"]
 
@@ -247,21 +257,96 @@ def _committed(tallies: Iterable[Tally]) -> _Explained:
     ]
 
 
+def _sent(tallies: Iterable[Tally]) -> _Explained:
+    sent = [t for t in _counted(tallies) if t.kind != IN_PROCESS]
+    return [
+        (f"{t.count or t.sums.get('roundtrips', 0):.0f}x {t.label}", t, None)
+        for t in sorted(sent, key=lambda t: -max(t.count, t.sums.get("roundtrips", 0)))
+    ]
+
+
+def _blocked(tallies: Iterable[Tally]) -> _Explained:
+    advice = "await a client of redis.asyncio, or send it from a thread: await asyncio.to_thread()"
+    return [
+        (f"{t.sums['blocking']:.0f}x {t.label} held up the event loop", t, advice)
+        for t in tallies
+        if t.sums.get("blocking")
+    ]
+
+
+def _command_failed(tallies: Iterable[Tally]) -> _Explained:
+    return [
+        (f"{t.sums['errors']:.0f}x {t.label} failed: {t.facts.get('error', '?')}", t, None)
+        for t in tallies
+        if t.sums.get("errors")
+    ]
+
+
+def _unstable(tallies: Iterable[Tally]) -> _Explained:
+    """Name the lookups by such keys; the writes have them from the same place."""
+    advice = "build the key from what the result depends on, not from the objects at hand"
+    found = [t for t in tallies if t.sums.get("unstable")]
+    looked_up = [t for t in found if t.kind != "write"]
+    return [
+        (f"{t.label}: the key holds the address of an object ({t.facts.get('object')})", t, advice)
+        for t in looked_up or found
+    ]
+
+
+def _lasting(tallies: Iterable[Tally]) -> _Explained:
+    advice = "give it one: ex=300 (seconds), or EXPIRE in the same pipeline"
+    return [
+        (f"{t.sums['lasting']:.0f}x {t.label} without an expiry", t, advice)
+        for t in tallies
+        if t.sums.get("lasting")
+    ]
+
+
+def _looked_up(tallies: Iterable[Tally]) -> _Explained:
+    """List the lookups, those that missed most often first."""
+    looked_up = [t for t in tallies if t.sums.get("hits") or t.sums.get("misses")]
+    lines: _Explained = []
+    for t in sorted(looked_up, key=lambda t: -t.sums.get("misses", 0)):
+        hits, misses = t.sums.get("hits", 0), t.sums.get("misses", 0)
+        lines.append((f"{t.label}: {hits:,.0f} of {hits + misses:,.0f} lookups hit", t, None))
+    return lines
+
+
+def _heaviest(tallies: Iterable[Tally]) -> _Explained:
+    def weight(tally: Tally) -> float:
+        return tally.sums.get("bytes_out", 0) + tally.sums.get("bytes_in", 0)
+
+    return [
+        (f"{show(weight(t), Unit.BYTES)} by {t.count}x {t.label}", t, None)
+        for t in sorted(_counted(tallies), key=lambda t: -weight(t))[:2]
+        if weight(t)
+    ]
+
+
 # Which metrics a candidate drives up, and what explains the others: the first that fits comes
 # first in the text.
 _REPEATS = {"sql_queries", "sql_roundtrips", "sql_time"}
 _EXPLAINS = {
     "sql_n_plus_one": {*_REPEATS, "sql_rows", "sql_n_plus_one"},
     "sql_duplicates": {*_REPEATS, "sql_rows", "sql_duplicates"},
+    "cache_n_plus_one": {"cache_commands", "cache_roundtrips", "cache_n_plus_one"},
 }
-_EXPLANATIONS: tuple[tuple[set[str], Callable[[Iterable[Tally]], _Explained]], ...] = (
-    ({"sql_errors"}, _failed),
-    ({"sql_full_scans"}, _scanned),
-    ({"sql_slowest", "sql_time"}, _slowest),
-    ({"sql_rows"}, _largest),
-    ({"sql_commits"}, _committed),
-    ({"sql_queries", "sql_roundtrips"}, _listed),
+_EXPLANATIONS: tuple[tuple[str, set[str], Callable[[Iterable[Tally]], _Explained]], ...] = (
+    ("sql", {"sql_errors"}, _failed),
+    ("sql", {"sql_full_scans"}, _scanned),
+    ("sql", {"sql_slowest", "sql_time"}, _slowest),
+    ("sql", {"sql_rows"}, _largest),
+    ("sql", {"sql_commits"}, _committed),
+    ("sql", {"sql_queries", "sql_roundtrips"}, _listed),
+    ("cache", {"cache_blocking_calls"}, _blocked),
+    ("cache", {"cache_errors"}, _command_failed),
+    ("cache", {"cache_unstable_keys"}, _unstable),
+    ("cache", {"cache_hits", "cache_misses", "cache_hit_ratio"}, _looked_up),
+    ("cache", {"cache_writes_without_ttl"}, _lasting),
+    ("cache", {"cache_bytes"}, _heaviest),
+    ("cache", {"cache_commands", "cache_roundtrips"}, _sent),
 )
+_LISTS = (_listed, _sent, _looked_up)
 
 
 def _counted(tallies: Iterable[Tally]) -> list[Tally]:
@@ -274,7 +359,13 @@ def _merged(span: Span) -> list[Tally]:
     for part in span.walk():
         for tally in part.tallies:
             site = tally.site
-            key = (tally.operation, tally.kind, site and (site.file, site.line), tally.subject)
+            key = (
+                tally.probe,
+                tally.operation,
+                tally.kind,
+                site and (site.file, site.line),
+                tally.subject,
+            )
             merged[key] = add(merged[key], tally) if key in merged else tally
     return list(merged.values())
 

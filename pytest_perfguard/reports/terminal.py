@@ -28,6 +28,7 @@ def summary(
         lines += _top_list("most time in SQL", run, top, "sql_time", Unit.SECONDS)
         lines += _most_repeats(run, top, width)
         lines += _candidates(run, top, width)
+        lines += _lookups(run, top)
     lines += _parameters(run.records, top, width)
     lines.append(denominator(run))
     return lines
@@ -42,6 +43,9 @@ def denominator(run: Run) -> str:
         f"{_number(len(run.records), 'test')} measured",
         f"{_number(int(queries), 'statement')} on {_number(len(engines), 'engine')}",
     ]
+    commands = sum(record.metrics.get("cache_commands", 0) for record in run.records)
+    if commands:
+        parts.append(_number(int(commands), "cache command"))
     if judged:
         by_status = Counter(verdict.status for verdict in judged)
         counts = [f"{by_status[status]:,} {status}" for status in Status if by_status[status]]
@@ -113,6 +117,37 @@ def _candidates(run: Run, top: int, width: int) -> list[str]:
     if waived:
         lines.append(f"{_number(waived, 'candidate N+1')} waived by a comment")
     return lines
+
+
+def _lookups(run: Run, top: int) -> list[str]:
+    """List hits and misses by pattern of keys, the patterns that missed most often first."""
+    found: dict[str, tuple[float, float]] = {}
+    for record in run.records:
+        for span in record.span.walk():
+            for tally in span.tallies:
+                hits, misses = tally.sums.get("hits", 0), tally.sums.get("misses", 0)
+                if tally.probe == "cache" and (hits or misses):
+                    before = found.get(tally.label, (0, 0))
+                    found[tally.label] = before[0] + hits, before[1] + misses
+    ranked = sorted(found.items(), key=lambda entry: (-entry[1][1], -entry[1][0], entry[0]))[:top]
+    unit = Unit.SHARE
+    rows = [
+        (f"{hits:,.0f}", f"{misses:,.0f}", show(hits / (hits + misses), unit), label)
+        for label, (hits, misses) in ranked
+    ]
+    if not rows:
+        return []
+    rows = [("hits", "misses", "ratio", ""), *rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [
+        "cache lookups, by command and key:",
+        *(
+            "  "
+            + "  ".join(f"{cell:>{size}}" for cell, size in zip(row, widths, strict=False))
+            + (f"  {row[3]}" if row[3] else "")
+            for row in rows
+        ),
+    ]
 
 
 def _parameters(records: Iterable[Record], top: int, width: int) -> list[str]:

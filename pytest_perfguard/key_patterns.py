@@ -1,0 +1,149 @@
+"""What a cache key looks like without what it holds: ``Resource:{int}`` for ``Resource:42``.
+
+A key is read as parts between ``:``, ``/``, ``|``, ``.`` and ``#``. Of its words, only the first is
+kept, and only where something follows it: that is the name under which a program files its keys.
+Every other part is replaced by what kind of thing it is:
+
+========== =====================================================================
+``{int}``  digits
+``{uuid}`` a UUID, with or without hyphens
+``{hex}``  16 or more hexadecimal digits
+``{word}`` letters, hyphens and underscores
+``{id}``   letters and digits mixed
+``{…}``    from here on anything else: brackets, quotes, blanks, other scripts
+========== =====================================================================
+
+Versions (``v2``) are kept, digits after a kept word are told apart from it (``user_{int}``), and
+so are words that the user names as harmless.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from itertools import zip_longest
+
+_SEPARATOR = re.compile(r"([:/|.#]+)")
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
+_HEX = re.compile(r"(?=.*\d)[0-9a-fA-F]{16,}")
+_WORD = re.compile(r"[A-Za-z][A-Za-z_-]*")
+_NUMBERED = re.compile(r"([A-Za-z][A-Za-z_-]*?[_-])\d+")
+_VERSION = re.compile(r"v\d{1,3}")
+_ID = re.compile(r"[\w~+=-]+", re.ASCII)
+_LONGEST_NAME = 40
+_MAX_PARTS = 12
+_REST = "{…}"
+
+# How Python shows an object that does not say how to be shown, and a function.
+_ADDRESS = re.compile(
+    r"<(?:(?:bound method|function|coroutine object|generator object) )?([\w.]+)[^<>]* at "
+    r"0x[0-9a-fA-F]+>?"
+)
+_OPENING, _CLOSING, _QUOTES = "([{<", ")]}>", "'\""
+_TIME = re.compile(r"\d{10,19}(?:\.\d+)?|\d{4}-\d\d-\d\d[T ].*")
+
+
+def key_pattern(key: object, words: Collection[str] = ()) -> str:
+    """Return the pattern of a key.
+
+    Args:
+        key: what was sent to the cache: text, bytes or a number.
+        words: words that may be shown wherever they stand.
+    """
+    pieces = _SEPARATOR.split(_text(key))
+    parts = pieces[::2]
+    shown: list[str] = []
+    named = False
+    last = max((index for index, part in enumerate(parts) if part), default=0)
+    for index, part in enumerate(parts):
+        if index == _MAX_PARTS:
+            shown.append(_REST)
+            break
+        kind = _kind(part, words, is_name=not named and index < last)
+        named |= bool(part) and not kind.startswith("{")
+        shown.append(kind)
+        if kind == _REST:
+            break
+        if index < len(parts) - 1:
+            shown.append(pieces[2 * index + 1])
+    return "".join(shown)
+
+
+def _kind(part: str, words: Collection[str], *, is_name: bool) -> str:  # noqa: PLR0911 - a table
+    if not part or part in words or _VERSION.fullmatch(part):
+        return part
+    if part.isascii() and part.isdigit():
+        return "{int}"
+    if _UUID.fullmatch(part):
+        return "{uuid}"
+    if _HEX.fullmatch(part):
+        return "{hex}"
+    if _WORD.fullmatch(part):
+        return part if is_name and len(part) <= _LONGEST_NAME else "{word}"
+    numbered = _NUMBERED.fullmatch(part)
+    if numbered and len(part) <= _LONGEST_NAME:
+        return f"{numbered[1]}{{int}}" if is_name else "{id}"
+    return "{id}" if _ID.fullmatch(part) else _REST
+
+
+def _text(key: object) -> str:
+    if isinstance(key, bytes | bytearray | memoryview):
+        return bytes(key).decode("utf-8", "replace")
+    return str(key)
+
+
+def held_object(key: object) -> str | None:
+    """Return the class of an object whose address stands in a key, if there is one.
+
+    Such a key is another one for each object, and now and then that of an object long gone.
+    """
+    match = _ADDRESS.search(_text(key))
+    return match[1] if match else None
+
+
+def difference(first: object, second: object) -> str:
+    """Return in what two keys of identical calls differ, without what they hold.
+
+    Like ``1 of 3 parts differs: part 2 holds the address of an object (Session)``. Parts are what
+    stands between colons outside brackets and quotes.
+    """
+    pairs = list(zip_longest(_parts(_text(first)), _parts(_text(second))))
+    differing = [(n, a, b) for n, (a, b) in enumerate(pairs, start=1) if a != b]
+    verb = "differs" if len(differing) == 1 else "differ"
+    details = "; ".join(f"part {n} {_describe(a, b)}" for n, a, b in differing[:3])
+    return f"{len(differing)} of {len(pairs)} parts {verb}: {details}"
+
+
+def _parts(key: str) -> Sequence[str]:
+    parts, start, depth, quote = [], 0, 0, ""
+    for index, character in enumerate(key):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in _QUOTES:
+            quote = character
+        elif character in _OPENING:
+            depth += 1
+        elif character in _CLOSING:
+            depth = max(depth - 1, 0)
+        elif character == ":" and not depth:
+            parts.append(key[start:index])
+            start = index + 1
+    return [*parts, key[start:]]
+
+
+def _describe(first: str | None, second: str | None) -> str:  # noqa: PLR0911 - a table
+    if first is None or second is None:
+        return "is missing from one of them"
+    for ours, theirs in zip(_ADDRESS.finditer(first), _ADDRESS.finditer(second), strict=False):
+        if ours[0] != theirs[0]:
+            return f"holds the address of an object ({ours[1]}), another one in each call"
+    if sorted(first) == sorted(second):
+        return "holds the same in another order"
+    if _TIME.fullmatch(first) and _TIME.fullmatch(second):
+        return "looks like a time"
+    if _UUID.fullmatch(first) and _UUID.fullmatch(second):
+        return "is a UUID, made anew for each call"
+    if _HEX.fullmatch(first) and _HEX.fullmatch(second):
+        return "is a hash: what it is taken of is not the same in both calls"
+    kinds = {_kind(part, (), is_name=False) for part in (first, second)}
+    return f"is {' and '.join(sorted(kinds))}, with another value in each call"

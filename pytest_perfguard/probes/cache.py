@@ -1,0 +1,442 @@
+"""The cache probe: every command of every Redis client of the process, and watched caches.
+
+Commands are seen where clients send them, each with its reply, so hits and misses are what the
+code was told. A pipeline is one round trip of many commands. Nothing of a key or a value is kept
+but the key's pattern and, to tell keys apart, hashes that live as long as the span.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import partial, wraps
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pytest_perfguard.callsite import waiting_user_frame
+from pytest_perfguard.key_patterns import held_object, key_pattern
+from pytest_perfguard.probes.cache_ledger import CacheLedger, CacheTally
+from pytest_perfguard.probes.redis_commands import Command, command, payload
+from pytest_perfguard.probes.redis_internals import Seam, queued, seams
+from pytest_perfguard.spans import Clock, OpenSpan, Spans
+from pytest_perfguard.units import shown
+
+if TYPE_CHECKING:
+    from pytest_perfguard.model import Site
+    from pytest_perfguard.probes.cache_counters import Counter
+
+# Where a command is added up, and what takes its reply and returns whether something was missed.
+_Begun = tuple[CacheTally, Callable[[Any], bool]]
+_Begin = Callable[[OpenSpan, Any, Sequence[Any], FrameType], _Begun]
+
+_MAX_KNOWN = 4_096
+_MAX_PATTERNS = 3
+_MAX_SAMPLES = 3
+_MAX_SAMPLE_LENGTH = 500
+
+
+class CacheProbe:
+    """Counts and times the commands of every redis-py client, sync and async."""
+
+    name = "cache"
+
+    def __init__(self) -> None:
+        self._wrapped: dict[Seam, tuple[Any, Any]] = {}
+        # What the commands under way are added to; None where the client acts for itself.
+        self._under_way: ContextVar[CacheTally | None] = ContextVar("perfguard_cache", default=None)
+
+    def start(self, spans: Spans) -> None:
+        """Wrap the clients. What somebody else has put in our place since, is wrapped again."""
+        if not self._wrapped:
+            observer = _Observer(spans, self._under_way)
+            self._wrapped = dict.fromkeys(seams(), (None, None))
+            self._make = {
+                "command": observer.wrap_command,
+                "pipeline": observer.wrap_pipeline,
+                "send": observer.wrap_send,
+                "aside": observer.wrap_aside,
+            }
+        for seam, (_, wrapper) in self._wrapped.items():
+            current = vars(seam.owner)[seam.method]
+            if current is not wrapper:
+                made = self._make[seam.role](current, seam.is_async)
+                self._wrapped[seam] = current, made
+                setattr(seam.owner, seam.method, made)
+
+    def stop(self) -> None:
+        """Put the original methods back, where our wrappers are still in their place."""
+        for seam, (original, wrapper) in self._wrapped.items():
+            if vars(seam.owner).get(seam.method) is wrapper:
+                setattr(seam.owner, seam.method, original)
+        self._wrapped.clear()
+
+
+class Watch:
+    """Charges what an in-process cache counts to the span in which it happened.
+
+    It is read whenever a span opens or closes, so the totals of a test are exact; requests that
+    run at the same time share what happened between two readings in an order that is not known.
+    """
+
+    def __init__(self, name: str, counter: Counter, site: Site | None) -> None:
+        self._name = name
+        self._counter = counter
+        self._site = site
+        self._seen = counter.read()
+
+    def __call__(self, span: OpenSpan | None) -> None:
+        """Take a reading; what is new since the last one belongs to ``span``."""
+        hits, misses = self._counter.read()
+        new_hits, new_misses = hits - self._seen[0], misses - self._seen[1]
+        self._seen = hits, misses
+        if span is None or not (new_hits or new_misses):
+            return
+        tally = _ledger(span).tally(self._name, "memory", self._site)
+        tally.count += new_hits + new_misses
+        tally.hits += new_hits
+        tally.misses += new_misses
+
+    def close(self) -> None:
+        """Leave the cache as it was."""
+        self._counter.close()
+
+
+class _Observer:
+    """Makes the wrappers; one for each probe."""
+
+    def __init__(self, spans: Spans, under_way: ContextVar[CacheTally | None]) -> None:
+        self._spans = spans
+        self._under_way = under_way
+        self._patterns: dict[int, str] = {}
+        # The class of an object whose address stands in a key, by the key.
+        self._objects: dict[int, str] = {}
+        self._library = _library()
+
+    # -- wrappers --------------------------------------------------------------------------
+
+    def wrap_command(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
+        """Wrap a method that sends one command and returns its reply."""
+        return self._wrap(original, self._begin, is_async=is_async)
+
+    def wrap_pipeline(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
+        """Wrap a method that sends many commands and returns all replies."""
+        return self._wrap(original, self._begin_batch, is_async=is_async)
+
+    def _wrap(  # noqa: C901 - a sync and an async twin
+        self, original: Callable[..., Any], begin: _Begin, *, is_async: bool
+    ) -> Callable[..., Any]:
+        innermost = self._spans.innermost
+        under_way = self._under_way
+        clock = Clock.now
+
+        @wraps(original)
+        def execute(client: Any, *args: Any, **options: Any) -> Any:
+            __tracebackhide__ = True
+            span = innermost()
+            if span is None or under_way.get() is not None:
+                return original(client, *args, **options)
+            tally, answered = begin(span, client, args, sys._getframe(1))
+            if asyncio._get_running_loop() is not None:
+                tally.blocking += 1
+            token = under_way.set(tally)
+            started = clock()
+            try:
+                reply = original(client, *args, **options)
+            except BaseException as error:
+                _note_error(tally, error, args)
+                raise
+            finally:
+                took = clock() - started
+                under_way.reset(token)
+                span.advance(tally, started, took)
+            if answered(reply) and span.on_miss is not None:
+                span.on_miss.wait()
+            return reply
+
+        @wraps(original)
+        def execute_async(client: Any, *args: Any, **options: Any) -> Any:
+            # A plain function: where the coroutine is awaited, by a task of its own perhaps, the
+            # line that asked for it is not on the stack any more.
+            span = innermost()
+            if span is None or under_way.get() is not None:
+                return original(client, *args, **options)
+            return run(span, *begin(span, client, args, sys._getframe(1)), client, args, options)
+
+        async def run(
+            span: OpenSpan,
+            tally: CacheTally,
+            answered: Callable[[Any], bool],
+            client: Any,
+            args: Any,
+            options: Any,
+        ) -> Any:
+            __tracebackhide__ = True
+            token = under_way.set(tally)
+            started = clock()
+            try:
+                reply = await original(client, *args, **options)
+            except BaseException as error:
+                _note_error(tally, error, args)
+                raise
+            finally:
+                took = clock() - started
+                under_way.reset(token)
+                span.advance(tally, started, took)
+            if answered(reply) and span.on_miss is not None:
+                await span.on_miss.wait_async()
+            return reply
+
+        return execute_async if is_async else execute
+
+    def wrap_send(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
+        """Wrap the method that everything passes that is sent; each call is a round trip."""
+        under_way = self._under_way
+
+        @wraps(original)
+        def send_packed_command(connection: Any, *args: Any, **options: Any) -> Any:
+            tally = under_way.get()
+            if tally is None:
+                return original(connection, *args, **options)
+            tally.roundtrips += 1
+            # A connection may be made anew or checked first, which is not the code's affair.
+            token = under_way.set(None)
+            try:
+                return original(connection, *args, **options)
+            finally:
+                under_way.reset(token)
+
+        @wraps(original)
+        async def send_packed_command_async(connection: Any, *args: Any, **options: Any) -> Any:
+            tally = under_way.get()
+            if tally is None:
+                return await original(connection, *args, **options)
+            tally.roundtrips += 1
+            token = under_way.set(None)
+            try:
+                return await original(connection, *args, **options)
+            finally:
+                under_way.reset(token)
+
+        return send_packed_command_async if is_async else send_packed_command
+
+    def wrap_aside(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
+        """Wrap a method whose commands and round trips are the client's own affair."""
+        under_way = self._under_way
+
+        @wraps(original)
+        def aside(owner: Any, *args: Any, **options: Any) -> Any:
+            if under_way.get() is None:
+                return original(owner, *args, **options)
+            token = under_way.set(None)
+            try:
+                return original(owner, *args, **options)
+            finally:
+                under_way.reset(token)
+
+        @wraps(original)
+        async def aside_async(owner: Any, *args: Any, **options: Any) -> Any:
+            if under_way.get() is None:
+                return await original(owner, *args, **options)
+            token = under_way.set(None)
+            try:
+                return await original(owner, *args, **options)
+            finally:
+                under_way.reset(token)
+
+        return aside_async if is_async else aside
+
+    # -- what is known before the command is sent --------------------------------------------
+
+    def _begin(
+        self, span: OpenSpan, _client: object, args: Sequence[Any], inner: FrameType
+    ) -> _Begun:
+        """Count a command; return where it is added up, and what to call with its reply."""
+        known = command(args[0])
+        keys = known.keys(args)
+        ledger = _ledger(span)
+        pattern = self._pattern(keys)
+        place = (known.name, pattern, *self._place(inner))
+        tally = ledger.by_place.get(place)
+        if tally is None:
+            kind = "other" if known.is_lock(args) else known.kind
+            site = self._site(ledger, inner)
+            tally = ledger.tally(_operation(known, pattern), kind, site, known.advice)
+            if site is None:
+                through = self._spans.sites.through(inner, self._library)
+                if through is not None:
+                    tally.facts["through"] = through
+            if len(ledger.by_place) >= _MAX_KNOWN:
+                ledger.by_place.clear()
+            ledger.by_place[place] = tally
+        tally.count += 1
+        tally.bytes_out += sum(map(payload, args))
+        if self._objects:
+            self._note_objects(tally, keys)
+        if known.advice is not None and len(keys) == 1:
+            tally.remember(_hash(args[1:3] if known.by_field else keys))
+        if self._spans.settings.show_parameters and len(tally.samples) < _MAX_SAMPLES:
+            tally.samples.append(shown(args, _MAX_SAMPLE_LENGTH))
+        return tally, partial(self._reply, span, tally, known, keys, args)
+
+    def _begin_batch(
+        self, span: OpenSpan, pipeline: object, _args: object, inner: FrameType
+    ) -> _Begun:
+        """Count the commands of a pipeline; the round trip is the pipeline's own."""
+        ledger = _ledger(span)
+        site = self._site(ledger, inner)
+        batch = []
+        for args in queued(pipeline):
+            known = command(args[0])
+            keys = known.keys(args)
+            tally = ledger.tally(_operation(known, self._pattern(keys)), known.kind, site)
+            # One entry on the time line stands for all of them.
+            tally.shown = False
+            tally.count += 1
+            tally.bytes_out += sum(map(payload, args))
+            self._note_objects(tally, keys)
+            batch.append(partial(self._reply, span, tally, known, keys, args))
+        return ledger.tally("pipeline", "pipeline", site), partial(_replies, batch)
+
+    def _place(self, inner: FrameType) -> tuple[object, int]:
+        """Return the instruction of the user's code that led here; the code is held by it."""
+        is_user = self._spans.sites.is_user
+        frame: FrameType | None = inner
+        while frame is not None and not is_user[frame.f_code.co_filename]:
+            frame = frame.f_back
+        if frame is None:
+            frame = waiting_user_frame(is_user)
+        return (None, 0) if frame is None else (frame.f_code, frame.f_lasti)
+
+    def _site(self, ledger: CacheLedger, inner: FrameType) -> Site | None:
+        place = self._place(inner)
+        if place not in ledger.sites:
+            if len(ledger.sites) >= _MAX_KNOWN:
+                ledger.sites.clear()
+            ledger.sites[place] = self._spans.sites.site(inner, self._library)
+        return ledger.sites[place]
+
+    def _pattern(self, keys: Sequence[Any]) -> str:
+        patterns: dict[str, None] = {}
+        for key in keys:
+            patterns[self._pattern_of(key)] = None
+            if len(patterns) > _MAX_PATTERNS:
+                return ", ".join([*list(patterns)[:_MAX_PATTERNS], "…"])
+        return ", ".join(patterns)
+
+    def _pattern_of(self, key: Any) -> str:
+        identity = _hash((key,))
+        pattern = self._patterns.get(identity)
+        if pattern is None:
+            if len(self._patterns) >= _MAX_KNOWN:
+                self._patterns.clear()
+                self._objects.clear()
+            pattern = key_pattern(key, self._spans.settings.key_words)
+            self._patterns[identity] = pattern
+            held = held_object(key) if pattern.endswith("{…}") else None
+            if held is not None:
+                self._objects[identity] = held
+        return pattern
+
+    def _note_objects(self, tally: CacheTally, keys: Sequence[Any]) -> None:
+        for key in keys:
+            held = self._objects.get(_hash((key,)))
+            if held is not None:
+                tally.unstable += 1
+                tally.facts["object"] = held
+
+    # -- what is known from the reply ----------------------------------------------------------
+
+    def _reply(
+        self,
+        span: OpenSpan,
+        tally: CacheTally,
+        known: Command,
+        keys: Sequence[Any],
+        args: Sequence[Any],
+        reply: Any,
+    ) -> bool:
+        """Note a reply and return whether something was looked up and not found."""
+        if isinstance(reply, Exception):
+            _note_error(tally, reply, args)
+            return False
+        tally.bytes_in += payload(reply)
+        misses = 0
+        if known.lookup is not None:
+            try:
+                hits, misses = known.lookup(args, reply)
+            except (TypeError, ValueError):  # a client that answers in its own way
+                return False
+            tally.hits += hits
+            tally.misses += misses
+        elif known.expires:
+            for key in keys:
+                _ledger(span).expires(_hash((key,)))
+        elif known.leaves_no_expiry(args, reply):
+            for key in keys:
+                _ledger(span).lasts(tally, _hash((key,)))
+        if span.trace is not None and (known.lookup is not None or tally.kind == "write"):
+            span.trace.append((tally, known.name, tuple(keys)))
+        return bool(misses)
+
+
+def _replies(batch: Sequence[Callable[[Any], bool]], replies: Any) -> bool:
+    """Hand each command of a pipeline its reply; return whether any of them missed."""
+    if not isinstance(replies, list) or len(replies) != len(batch):
+        return False
+    missed = False
+    for answered, reply in zip(batch, replies, strict=True):
+        missed |= answered(reply)
+    return missed
+
+
+def _ledger(span: OpenSpan) -> CacheLedger:
+    ledger: CacheLedger | None = span.ledgers.get("cache")
+    if ledger is None:
+        # Another thread may be here as well: what it has made is kept.
+        ledger = span.ledgers.setdefault("cache", CacheLedger())
+    assert ledger is not None
+    return ledger
+
+
+def _hash(words: Sequence[Any]) -> int:
+    """Return a hash of what was sent, the same for text and its bytes."""
+    return hash(tuple(_text(word) for word in words))
+
+
+def _text(word: Any) -> Any:
+    kind = type(word)
+    if kind is str:
+        return word
+    if kind is bytes:
+        return word.decode("utf-8", "surrogateescape")
+    return bytes(word) if isinstance(word, bytearray | memoryview) else str(word)
+
+
+def _operation(known: Command, pattern: str) -> str:
+    return f"{known.name} {pattern}" if pattern else known.name
+
+
+def _library() -> str:
+    """Return the folder of redis-py, whose own functions are not worth naming."""
+    file = getattr(sys.modules.get("redis"), "__file__", None) or ""
+    return file.replace("\\", "/").rpartition("/")[0]
+
+
+def _note_error(tally: CacheTally, error: BaseException, args: Sequence[Any]) -> None:
+    """Note a failure by its class and Redis's own code; the rest may quote what was sent."""
+    name = type(error).__name__
+    if name == "WatchError":
+        # An optimistic lock that was lost is part of the game.
+        return
+    if name == "NoScriptError" and args:
+        # The client loads the script and sends the command again: as if it had been there.
+        tally.count -= 1
+        tally.roundtrips -= 1
+        tally.bytes_out -= sum(map(payload, args))
+        return
+    tally.errors += 1
+    code = str(error).split(" ", 1)[0]
+    is_code = code.isascii() and code.isalpha() and code.isupper()
+    tally.facts["error"] = name + (f" ({code})" if is_code else "")
