@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pytest_perfguard.fingerprint import shorten
-from pytest_perfguard.metrics import UNCOUNTED
+from pytest_perfguard.metrics import IN_PROCESS, UNCOUNTED
 from pytest_perfguard.model import Record, Run, Status, Tally
 from pytest_perfguard.reports.evidence import cause, failure, merged_findings
 from pytest_perfguard.units import Unit, show
@@ -86,7 +86,7 @@ def _most_repeats(run: Run, top: int, width: int) -> list[str]:
     for record in run.records:
         for span in record.span.walk():
             for tally in span.tallies:
-                if tally.count > 1 and tally.kind not in UNCOUNTED:
+                if tally.count > 1 and tally.kind not in (*UNCOUNTED, IN_PROCESS):
                     line = _line(tally)
                     most[line] = max(most.get(line, (0, "")), (tally.count, record.nodeid))
     ranked = sorted(most.items(), key=lambda entry: -entry[1][0])[:top]
