@@ -12,6 +12,8 @@ from pytest_perfguard.metrics import METRICS, Metric, lookup
 from pytest_perfguard.model import Level, Span, Status, Verdict
 from pytest_perfguard.units import parse
 
+# A method, or * for any, before a path.
+_ENDPOINT = re.compile(r"(?:[A-Z]+|\*) [/*]")
 _BUDGET_LINE = re.compile(r"(?:(?P<pattern>.+?)\s*:\s*)?(?P<limits>\w+\s*=.*)", re.DOTALL)
 
 
@@ -63,14 +65,24 @@ def matches(pattern: str, nodeid: str) -> bool:
     )
 
 
+def is_endpoint(pattern: str) -> bool:
+    """Return whether a pattern, or the line that begins with it, is about requests."""
+    return _ENDPOINT.match(pattern) is not None
+
+
 @dataclass(slots=True)
 class BudgetRule:
-    """A line of ``perfguard_budgets``; ``tests`` counts those that it covers."""
+    """A line of ``perfguard_budgets``; ``tests`` counts those, or the requests, that it covers."""
 
     line: str
     pattern: str
     budgets: tuple[Budget, ...]
     tests: int = 0
+
+    @property
+    def is_endpoint(self) -> bool:
+        """Whether it is about requests such as ``GET /api/*``, not about tests."""
+        return is_endpoint(self.pattern)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,17 @@ class LevelRule:
     pattern: str
     metric: str | None
     level: Level
+
+    def covers(self, nodeid: str, endpoint: str | None) -> bool:
+        """Return whether it is about a test, or about an endpoint that a test called."""
+        if is_endpoint(self.pattern):
+            return endpoint is not None and matches_endpoint(self.pattern, endpoint)
+        return matches(self.pattern, nodeid)
+
+
+def matches_endpoint(pattern: str, name: str) -> bool:
+    """Return whether ``GET /api/*`` covers a request's name; ``*`` crosses slashes."""
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 @dataclass(slots=True)
@@ -112,16 +135,34 @@ class Rules:
         """
         found: dict[str, Budget] = {}
         for rule in self.budgets:
-            if matches(rule.pattern, nodeid):
+            if not rule.is_endpoint and matches(rule.pattern, nodeid):
                 rule.tests += count
                 found |= {budget.metric.name: budget for budget in rule.budgets}
         return found
 
-    def level(self, nodeid: str, metric: str) -> Level:
+    @property
+    def endpoints(self) -> bool:
+        """Whether any rule is about requests."""
+        return any(rule.is_endpoint for rule in self.budgets)
+
+    def endpoint(self, name: str, *, count: bool = False) -> list[Budget]:
+        """Return the budgets of a request such as ``GET /api/users/{id}``; later lines win.
+
+        Args:
+            count: count the request among those that the rules cover.
+        """
+        found: dict[str, Budget] = {}
+        for rule in self.budgets:
+            if rule.is_endpoint and matches_endpoint(rule.pattern, name):
+                rule.tests += count
+                found |= {budget.metric.name: budget for budget in rule.budgets}
+        return list(found.values())
+
+    def level(self, nodeid: str, metric: str, endpoint: str | None = None) -> Level:
         """Return what a breach of the metric does in a test; later lines win."""
         level = Level.FAIL
         for rule in self.levels:
-            if rule.metric in (None, metric) and matches(rule.pattern, nodeid):
+            if rule.metric in (None, metric) and rule.covers(nodeid, endpoint):
                 level = rule.level
         return level
 
@@ -152,7 +193,7 @@ def _level_rule(line: str, mistakes: list[str]) -> LevelRule | None:
         mistakes.append(
             f"{where}: {level!r} is not a level: write 'PATTERN METRIC: fail' or 'warn'"
         )
-    elif len(words) > 1:
+    elif len(words) > 1 and not is_endpoint(" ".join(words)):
         mistakes.append(f"{where}: write 'PATTERN METRIC: LEVEL'")
     elif words and words[0].isidentifier() and metric is None:
         try:
@@ -160,7 +201,7 @@ def _level_rule(line: str, mistakes: list[str]) -> LevelRule | None:
         except MetricError as error:
             mistakes.append(f"{where}: {error} A directory is written '{words[0]}/'.")
     else:
-        return LevelRule(words[0] if words else "*", metric, Level(level))
+        return LevelRule(" ".join(words) or "*", metric, Level(level))
     return None
 
 
@@ -168,6 +209,8 @@ def _level_rule(line: str, mistakes: list[str]) -> LevelRule | None:
 _SOURCES = {
     "sql": ("sqlalchemy", "no SQL"),
     "cache": ("redis 5 or newer", "no command to a cache"),
+    "http": ("", "no request"),
+    "time": ("", "no timed call"),
 }
 
 
@@ -206,8 +249,11 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
 
 
 def _why_unproven(metric: Metric, span: Span) -> str:
+    told = [part.facts[metric.name] for part in span.walk() if metric.name in part.facts]
+    if told:
+        return told[0]
     library, what = _SOURCES[metric.probe]
-    if metric.probe not in span.probes:
+    if library and metric.probe not in span.probes:
         return str(MissingExtraError(library, metric.probe))
     if metric.measure(span) is None and metric.probe == "sql":
         notes = [note for part in span.walk() for note in part.notes]

@@ -1,7 +1,6 @@
 """Contracts of caches: the same call, cold and warm, and many times at once.
 
-Each contract runs the call itself, so it works on calls and on coroutine functions: the steps are
-written once, as a generator that yields whatever may have to be awaited.
+Each contract runs the call itself, be it a function or a coroutine function.
 """
 
 from __future__ import annotations
@@ -13,32 +12,25 @@ from collections.abc import (
     Callable,
     Collection,
     Coroutine,
-    Generator,
     Iterable,
     Sequence,
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import dataclass
 from inspect import isawaitable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_perfguard.budgets import Budget
 from pytest_perfguard.comparison import differences
 from pytest_perfguard.errors import CacheError
 from pytest_perfguard.fingerprint import shorten
+from pytest_perfguard.jobs import Job, Steps
 from pytest_perfguard.key_patterns import difference
 from pytest_perfguard.metrics import IN_PROCESS, lookup, measure_all
 from pytest_perfguard.model import Span, Tally
 from pytest_perfguard.recorder import Measurement
 from pytest_perfguard.spans import OpenSpan
 
-if TYPE_CHECKING:
-    import pytest
-
-    from pytest_perfguard.guard import Guard
-
-Steps = Generator[Any, Any, Any]
 _Trace = list[tuple[Any, str, tuple[object, ...]]]
 
 # How long a call that missed is held for the others to miss too. Where a lock lets only one of
@@ -56,79 +48,8 @@ class ColdWarm(NamedTuple):
     warm: Measurement
 
 
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """What the steps of a contract have in common.
-
-    Attributes:
-        where: the line that asks for it, e.g. ``perf.cold_warm, tests/test_api.py:9``.
-    """
-
-    guard: Guard
-    item: pytest.Item
-    where: str
-
-    def run(self, steps: Steps) -> Any:
-        """Run the steps; where they have to wait for something, return what is to be awaited."""
-        token = object()
-        self.guard.expect(self.item, token, f"{self.where}: not awaited: write 'await' before it")
-        try:
-            value = next(steps)
-            while not isawaitable(value):
-                value = steps.send(value)
-        except StopIteration as done:
-            self.guard.expect(self.item, token, None)
-            return done.value
-        except BaseException:
-            self.guard.expect(self.item, token, None)
-            raise
-        return self._run_async(steps, value, token)
-
-    async def _run_async(self, steps: Steps, value: Any, token: object) -> Any:
-        self.guard.expect(self.item, token, None)
-        try:
-            while True:
-                if isawaitable(value):
-                    try:
-                        value = await value
-                    except BaseException as error:  # noqa: BLE001 - the steps close their spans
-                        value = steps.throw(error)
-                        continue
-                value = steps.send(value)
-        except StopIteration as done:
-            return done.value
-
-    def open(self, name: str, budgets: Iterable[Budget] = ()) -> Measurement:
-        """Open a block of its own."""
-        recorder = self.guard.recorder
-        recorder.start()
-        span = recorder.open(self.guard.block_name(self.item, name), "block")
-        span.explain |= any(budget.metric.on_request for budget in budgets)
-        return Measurement(recorder, span)
-
-    def unmeasured(self, call: Callable[[], Any] | None) -> Steps:
-        """Call something that belongs to no measurement."""
-        if call is None:
-            return
-        recorder = self.guard.recorder
-        span = recorder.open("unmeasured", "block")
-        try:
-            yield call()
-        finally:
-            recorder.close(span, keep=False)
-
-    def judge(self, span: Span, budgets: Iterable[Budget]) -> None:
-        """Judge a block together with its test."""
-        self.guard.judge_block(self.item, span, self.guard.with_levels(self.item, budgets))
-
-    def mistake(self, text: str) -> None:
-        """Note that the contract proves nothing, which fails the test."""
-        if not self.guard.expect(self.item, object(), f"{self.where}: {text}"):
-            raise CacheError(f"{self.where}: {text}")
-
-
 def cold_warm(
-    contract: Contract,
+    job: Job,
     call: Callable[[], Any],
     *,
     flush: Callable[[], Any] | None,
@@ -138,20 +59,20 @@ def cold_warm(
     may_read: Collection[str],
 ) -> Steps:
     """Call twice, the first time with an empty cache, and compare."""
-    yield from contract.unmeasured(flush)
+    yield from job.unmeasured(flush)
     asked_cold: _Trace = []
-    first = contract.open("cold", cold)
+    first = job.open("cold", cold)
     first.opened.trace = asked_cold
     try:
         cold_result = yield call()
     finally:
         cold_span = first.close()
     asked_warm: _Trace = []
-    second = contract.open("warm", warm)
+    second = job.open("warm", warm)
     second.opened.trace = asked_warm
     try:
         warm_result = yield call()
-        warm_span = contract.guard.recorder.freeze(second.opened)
+        warm_span = job.guard.recorder.freeze(second.opened)
         _note_misses(second.opened, warm_span, asked_cold, asked_warm)
         _note_rereads(second.opened, cold_span, warm_span, may_read)
         _note_differences(second.opened, cold_result, warm_result, same)
@@ -159,11 +80,11 @@ def cold_warm(
         warm_span = second.close()
     cold_metrics = measure_all(cold_span)
     if cold_metrics.get("cache_hits") and not cold_metrics.get("cache_misses"):
-        contract.mistake(
+        job.mistake(
             "the cold call found all that it looked up: "
             + ("flush= did not empty the cache" if flush else "empty the cache with flush=")
         )
-    contract.judge(cold_span, cold)
+    job.judge(cold_span, cold)
     own = {budget.metric.name for budget in warm}
     defaults = (
         ("cache_hits", 1),
@@ -172,11 +93,11 @@ def cold_warm(
         ("cache_rereads", 0),
         ("cache_differences", 0),
     )
-    contract.judge(
+    job.judge(
         warm_span,
         [
             *(
-                Budget(lookup(name), limit, contract.where)
+                Budget(lookup(name), limit, job.where)
                 for name, limit in defaults
                 if name not in own
             ),
@@ -361,7 +282,7 @@ class _Held:
 
 
 def stampede(  # noqa: PLR0915 - for threads and for tasks
-    contract: Contract,
+    job: Job,
     call: Callable[[], Any],
     *,
     concurrency: int,
@@ -369,9 +290,9 @@ def stampede(  # noqa: PLR0915 - for threads and for tasks
     limit: float,
 ) -> Steps:
     """Call many times at once with an empty cache and count who does the work."""
-    recorder = contract.guard.recorder
-    yield from contract.unmeasured(flush)
-    whole = contract.open("stampede")
+    recorder = job.guard.recorder
+    yield from job.unmeasured(flush)
+    whole = job.open("stampede")
     gathering = _Gathering(concurrency)
     spans: list[Span] = []
 
@@ -389,7 +310,7 @@ def stampede(  # noqa: PLR0915 - for threads and for tasks
                 if isinstance(result, Coroutine):
                     result.close()
                 raise CacheError(
-                    f"{contract.where}: the call returned something to await, and no event loop "
+                    f"{job.where}: the call returned something to await, and no event loop "
                     "is running: use it in an 'async def' test and await it"
                 )
         finally:
@@ -402,7 +323,7 @@ def stampede(  # noqa: PLR0915 - for threads and for tasks
             result = call()
             if not isawaitable(result):
                 raise CacheError(
-                    f"{contract.where}: the call is synchronous, so it would hold up the running "
+                    f"{job.where}: the call is synchronous, so it would hold up the running "
                     "event loop: use it in a plain 'def' test"
                 )
             await result
@@ -425,11 +346,11 @@ def stampede(  # noqa: PLR0915 - for threads and for tasks
     finally:
         span = whole.close()
     if not span.peaks.get("cache_recomputations"):
-        contract.mistake(
+        job.mistake(
             "none of the calls read from a database, stored anything in the cache or missed a "
             "watched one: " + ("it was not empty" if flush else "empty the cache with flush=")
         )
-    contract.judge(span, [Budget(lookup("cache_recomputations"), limit, contract.where)])
+    job.judge(span, [Budget(lookup("cache_recomputations"), limit, job.where)])
     return whole
 
 

@@ -31,6 +31,18 @@ class TimingError(PerfguardError, ValueError):
     """A timing cannot be made as it was asked for, or says too little."""
 
 
+class RoundError(PerfguardError):
+    """The result of a round is not what it should be.
+
+    Attributes:
+        round: which round it was, e.g. ``round 7 of 100``.
+    """
+
+    def __init__(self, where: str, reason: object) -> None:
+        super().__init__(f"{where}: {reason}")
+        self.round = where
+
+
 class RunFileError(PerfguardError):
     """A ``run.json`` cannot be read or written."""
 

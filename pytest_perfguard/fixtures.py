@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from types import TracebackType
+from inspect import iscoroutinefunction
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pytest_perfguard.budgets import Budget, read_limits
-from pytest_perfguard.contracts import ColdWarm, Contract, cold_warm, stampede
+from pytest_perfguard.contracts import ColdWarm, cold_warm, stampede
 from pytest_perfguard.errors import CacheError, LimitError
+from pytest_perfguard.jobs import Job, Steps
 from pytest_perfguard.probes.cache import Watch
-from pytest_perfguard.probes.cache_counters import counter_of, name_of
+from pytest_perfguard.probes.cache_counters import counter_of
+from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
 from pytest_perfguard.recorder import Measurement
+from pytest_perfguard.rounds import Http, Timed, name_of, timed
+from pytest_perfguard.spans import OpenSpan
 from pytest_perfguard.units import Unit, parse, shown
 
 _Cache = TypeVar("_Cache")
@@ -119,9 +124,9 @@ class Perf:
         """
         __tracebackhide__ = True
         where = self._where("perf.cold_warm")
-        contract = self._contract(where, call, flush)
+        job = self._job(where, call=call, flush=flush)
         steps = cold_warm(
-            contract,
+            job,
             call,
             flush=flush,
             cold=_read(cold or {}, f"{where}, cold"),
@@ -129,7 +134,7 @@ class Perf:
             same=same,
             may_read=[may_read] if isinstance(may_read, str) else may_read,
         )
-        result: ColdWarm | Awaitable[ColdWarm] = contract.run(steps)
+        result: ColdWarm | Awaitable[ColdWarm] = job.run(steps)
         return result
 
     @overload
@@ -187,25 +192,95 @@ class Perf:
         if calls < 2:  # noqa: PLR2004 - one call alone is no stampede
             raise LimitError(f"{where}: concurrency={calls}: 2 or more")
         (budget,) = _read({"cache_recomputations": limit}, where)
-        contract = self._contract(where, call, flush)
-        steps = stampede(contract, call, concurrency=calls, flush=flush, limit=budget.limit)
-        result: Measurement | Awaitable[Measurement] = contract.run(steps)
+        job = self._job(where, call=call, flush=flush)
+        steps = stampede(job, call, concurrency=calls, flush=flush, limit=budget.limit)
+        result: Measurement | Awaitable[Measurement] = job.run(steps)
         return result
 
-    def _contract(
-        self, where: str, call: Callable[[], object], flush: Callable[[], object] | None
-    ) -> Contract:
-        for name, value in (("the call", call), ("flush=", flush)):
+    def http(self, client: Any) -> Http:
+        """Measure the requests of a client one by one, and time them.
+
+        ``perf.http(client).get("/api/items", rounds=100)`` sends one request that is counted and
+        then times 100 with the probes off. The client may be any that has verbs such as ``get``:
+        of Starlette, httpx, httpx2, requests, Flask or Django, sync or async.
+        """
+        return Http(lambda: self._job(self._where("perf.http")), client)
+
+    def time(
+        self,
+        function: Callable[[], Any],
+        /,
+        *,
+        name: str | None = None,
+        rounds: int = 100,
+        warmup: int = 10,
+        max_time: float | str | None = None,
+        concurrency: int = 1,
+        check: Callable[[Any], object] | None = None,
+        **limits: float | str,
+    ) -> Any:
+        """Count one call of a function and time many; await it where the function is async.
+
+        Args:
+            function: takes no arguments; a coroutine function is awaited within the time.
+            name: how it is called in reports; the function's own name by default.
+            rounds: how many calls are timed, after the first one, which is counted, and the
+                warm-up.
+            warmup: calls before the rounds, which are thrown away.
+            max_time: no round is started after that time, as in ``"5s"``.
+            concurrency: how many calls of a coroutine function are under way at once.
+            check: is given every result; it raises or returns False if one is wrong.
+            limits: budgets of the call, as in ``time_p95="5ms"``, judged when the test ends.
+
+        Returns:
+            A :class:`Timed`: the metrics of the first call, and the timing.
+
+        Raises:
+            LimitError: if a budget cannot be read.
+            TimingError: if the timing makes no sense, or has too few rounds for a budget.
+            RoundError: if the check refuses a result.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.time")
+        job = self._job(where, function=function)
+        budgets = self._guard.with_levels(self._item, _read(limits, where))
+        title = self._guard.block_name(self._item, name or name_of(function))
+        recorder = self._guard.recorder
+
+        def begin() -> OpenSpan:
+            recorder.start()
+            span = recorder.open(title, "call")
+            span.explain |= any(budget.metric.on_request for budget in budgets)
+            return span
+
+        def steps() -> Steps:
+            measured: Timed = yield from timed(
+                job, function, begin, group="time", budgets=budgets, rounds=rounds,
+                warmup=warmup, max_time=max_time, concurrency=concurrency, check=check,
+            )  # fmt: skip
+            if measured.span is not None:
+                job.judge(measured.span, budgets)
+            return measured
+
+        return job.run(steps(), lazily=iscoroutinefunction(function))
+
+    def _job(self, where: str, **functions: Callable[..., object] | None) -> Job:
+        for name, value in functions.items():
             if value is not None and not callable(value):
                 raise CacheError(
                     f"{where}: {name} is {shown(value)}, which cannot be called: pass a function, "
                     "such as lambda: client.get('/')"
                 )
-        return Contract(self._guard, self._item, where)
+        return Job(self._guard, self._item, where, self._caller())
+
+    def _caller(self) -> FrameType:
+        """Return the frame of the test, or of what it called to ask us."""
+        inner = sys._getframe(1)
+        return self._guard.recorder.sites.nearest(inner) or inner
 
     def _where(self, name: str) -> str:
-        """Return the line of the test that called the caller."""
-        frame = sys._getframe(2)
+        """Return what was called, and the line of the test that called it."""
+        frame = self._caller()
         file = self._guard.recorder.sites.show(frame.f_code.co_filename)
         return f"{name}, {file}:{frame.f_lineno}"
 
@@ -241,7 +316,9 @@ class Caches:
         """
         __tracebackhide__ = True
         sites = self._guard.recorder.sites
-        watch = Watch(name or name_of(cache), counter_of(cache), sites.site(sys._getframe(1), ""))
+        watch = Watch(
+            name or name_of_cache(cache), counter_of(cache), sites.site(sys._getframe(1), "")
+        )
         self._guard.watch(self._item, watch)
         return cache
 

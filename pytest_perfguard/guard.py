@@ -15,13 +15,14 @@ import pytest
 from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
-from pytest_perfguard.metrics import measure_all
+from pytest_perfguard.metrics import lookup, measure_all
 from pytest_perfguard.model import Level, Record, Span, Verdict
-from pytest_perfguard.options import option
+from pytest_perfguard.options import option, tables
 from pytest_perfguard.places import mark_line
 from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.spans import OpenSpan, Settings
+from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import shown
 from pytest_perfguard.waivers import loaded_files
 
@@ -80,7 +81,10 @@ class Guard:
     """
 
     def __init__(self, config: pytest.Config) -> None:
-        self.rules = Rules.read(option(config, "budgets"), option(config, "level"))
+        budgets, levels = tables(config)
+        self.rules = Rules.read(
+            [*budgets, *option(config, "budgets")], [*levels, *option(config, "level")]
+        )
         self.measure_all: bool = option(config, "")
         self.unproven = Level(option(config, "unproven"))
         self.has_rules = self.measure_all or bool(self.rules.budgets)
@@ -259,7 +263,11 @@ class Guard:
             outcome="",
             span=span,
             metrics=measure_all(span),
-            verdicts=(*judge(span, plan.budgets, self.unproven), *plan.verdicts),
+            verdicts=(
+                *judge(span, plan.budgets, self.unproven),
+                *plan.verdicts,
+                *self._judge_endpoints(item, span),
+            ),
             errors=tuple(errors),
             waivers={
                 f"{waiver.file}:{waiver.line} {metric}": metric in covered
@@ -273,10 +281,12 @@ class Guard:
             *((_PROPERTY + name, value) for name, value in plan.record.metrics.items()),
         ]
 
-    def with_levels(self, item: pytest.Item, budgets: Iterable[Budget]) -> tuple[Budget, ...]:
-        """Return the budgets with what a breach of each does in this test."""
+    def with_levels(
+        self, item: pytest.Item, budgets: Iterable[Budget], endpoint: str | None = None
+    ) -> tuple[Budget, ...]:
+        """Return the budgets with what a breach of each does in this test, or at an endpoint."""
         return tuple(
-            replace(budget, level=self.rules.level(item.nodeid, budget.metric.name))
+            replace(budget, level=self.rules.level(item.nodeid, budget.metric.name, endpoint))
             for budget in budgets
         )
 
@@ -307,6 +317,38 @@ class Guard:
             return name
         plan.blocks[name] += 1
         return name if plan.blocks[name] == 1 else f"{name} #{plan.blocks[name]}"
+
+    def time_limits(
+        self, item: pytest.Item, group: str, name: str, budgets: Iterable[Budget] = ()
+    ) -> dict[str, float]:
+        """Return the limits of a timing's statistics, in seconds: the strictest of each.
+
+        Args:
+            group: ``http`` or ``time``, as the names of the metrics begin.
+            name: of the endpoint or the call.
+        """
+        plan = item.stash.get(PLAN, None)
+        known = [*budgets, *(plan.budgets if plan else ()), *self.rules.endpoint(name)]
+        limits: dict[str, float] = {}
+        for budget in known:
+            metric, _, statistic = budget.metric.name.partition("_")
+            if metric == group and statistic in STATISTICS:
+                limits[statistic] = min(budget.limit, limits.get(statistic, budget.limit))
+        return limits
+
+    def _judge_endpoints(self, item: pytest.Item, root: Span) -> list[Verdict]:
+        """Judge each endpoint that the suite's rules are about, by its costliest request."""
+        worst: dict[tuple[str, str], Verdict] = {}
+        for span in root.walk():
+            if span.kind != "request" or not self.rules.endpoints:
+                continue
+            budgets = self.with_levels(item, self.rules.endpoint(span.name, count=True), span.name)
+            for verdict in judge(span, budgets, self.unproven):
+                key = (span.name, verdict.metric)
+                known = worst.get(key)
+                if known is None or _is_worse(verdict, known):
+                    worst[key] = verdict
+        return list(worst.values())
 
     def judge_block(self, item: pytest.Item, span: Span, budgets: Sequence[Budget]) -> None:
         """Judge a named block: with its test, or at once where there is no test to wait for."""
@@ -364,6 +406,13 @@ def _locate(report: pytest.TestReport, item: pytest.Item) -> None:
         crash.message = crash.message.partition("\n")[0]
         crash.path = str(item.path)
         crash.lineno = (item.location[1] or 0) + 1
+
+
+def _is_worse(verdict: Verdict, known: Verdict) -> bool:
+    if verdict.value is None or known.value is None:
+        return known.value is None and verdict.value is not None
+    higher = lookup(verdict.metric).higher_is_better
+    return verdict.value < known.value if higher else verdict.value > known.value
 
 
 def _has_budget(item: pytest.Item) -> bool:

@@ -130,9 +130,68 @@ def _full_scans(span: Span) -> float | None:
     return len({tally.operation for tally in tallies if tally.sums.get("full_scans")})
 
 
+def _timed(kind: str, statistic: str) -> Callable[[Span], float | None]:
+    """Return the largest value of a statistic among what was timed in a span."""
+
+    def measure(span: Span) -> float | None:
+        found = [
+            part.timing["statistics"].get(statistic)
+            for part in span.walk()
+            if part.timing is not None and part.kind == kind
+        ]
+        # Where one of them has too few rounds for it, the largest is not known.
+        return max(found) if found and None not in found else None
+
+    return measure
+
+
 def _level(name: str) -> Callable[[Span], float | None]:
     return lambda span: max(
         (part.peaks[name] for part in span.walk() if name in part.peaks), default=None
+    )
+
+
+def _largest(name: str) -> Callable[[Span], float | None]:
+    return lambda span: max(
+        (t.peaks[name] for t in _tallies(span, "http") if name in t.peaks), default=None
+    )
+
+
+# Each in its own words; the definitions are in pytest_perfguard.stats.
+_STATISTICS = {
+    "mean": "Mean",
+    "median": "Median",
+    "p95": "95th percentile (nearest rank, from 20 rounds)",
+    "p99": "99th percentile (nearest rank, from 100 rounds)",
+    "max": "Maximum",
+    "stddev": "Standard deviation",
+    "iqr": "Interquartile range",
+}
+
+
+def _times(group: str, kind: str, what: str, guide: str | None = None) -> Iterator[Metric]:
+    needs = f"no timed round of a {kind}"
+    for statistic, title in _STATISTICS.items():
+        yield Metric(
+            f"{group}_{statistic}",
+            Unit.SECONDS,
+            "http" if kind == "request" else "time",
+            _timed(kind, statistic),
+            f"{title} of the wall times of {what}, without the first one; the largest where "
+            "several were timed.",
+            guide=guide if statistic not in ("stddev", "iqr") else None,
+            tallied=False,
+            needs=needs,
+        )
+    yield Metric(
+        f"{group}_cpu",
+        Unit.SECONDS,
+        "http" if kind == "request" else "time",
+        _timed(kind, "cpu"),
+        f"Mean of the CPU times of {what}: what the whole process used meanwhile, servers in "
+        "threads of it included.",
+        tallied=False,
+        needs=needs,
     )
 
 
@@ -346,6 +405,40 @@ METRICS: dict[str, Metric] = {
             tallied=False,
             needs="no concurrent calls of perf.stampede",
         ),
+        Metric(
+            "http_requests",
+            Unit.COUNT,
+            "http",
+            lambda span: sum(tally.count for tally in _tallies(span, "http")),
+            "Requests sent by HTTP clients. Redirects that a client follows belong to the request "
+            "that began them; timed rounds are not counted.",
+        ),
+        Metric(
+            "http_errors",
+            Unit.COUNT,
+            "http",
+            _sum("errors", probe="http"),
+            "Requests that raised an exception or were answered with a status of 500 or more.",
+        ),
+        Metric(
+            "response_bytes",
+            Unit.BYTES,
+            "http",
+            _largest("bytes"),
+            "Body of the largest response as it came over the wire, compressed if it was, with the "
+            "redirects before it.",
+            needs="no response that was read to its end",
+        ),
+        Metric(
+            "response_bytes_decoded",
+            Unit.BYTES,
+            "http",
+            _largest("decoded"),
+            "Body of the largest response after decompression.",
+            needs="no response that was read to its end",
+        ),
+        *_times("http", "request", "a request's rounds", guide="200ms"),
+        *_times("time", "call", "the rounds of a call that perf.time or benchmark timed"),
     )
 }
 

@@ -172,12 +172,15 @@ class Span(_Data):
     tallies exclude those of its ``children``; :meth:`walk` gives both.
 
     Attributes:
-        kind: ``test``, ``block`` or ``request``.
+        kind: ``test``, ``block``, ``request``, ``task`` (a background task inside a request) or
+            ``call`` (a function that is timed).
         seconds: wall time from opening to closing.
         calls: how many spans this one stands for; more than 1 where many were folded into one.
         peaks: highest levels by name, e.g. ``pool_peak``.
         probes: names of the probes that listened.
         facts: what explains the value of a metric, in words, by the metric's name.
+        timing: what its timed rounds took, as ``timing.Summary`` gives it; they are not part of
+            ``seconds`` or of anything that is counted.
         timeline_dropped: operations that no longer fitted into ``timeline``.
     """
 
@@ -193,6 +196,7 @@ class Span(_Data):
     probes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    timing: Mapping[str, Any] | None = None
     children: tuple[Span, ...] = ()
 
     def walk(self) -> Iterator[Span]:

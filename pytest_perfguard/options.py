@@ -154,13 +154,56 @@ def refuse_unread_table(config: pytest.Config) -> None:
         )
 
 
+def tables(config: pytest.Config) -> tuple[list[str], list[str]]:
+    """Return the budgets of ``[tool.perfguard.budgets]`` as the lines of the two ini keys.
+
+    A key of the table is a pattern, its value a table of limits, in which ``level`` may say what
+    a breach does: ``"GET /api/*" = { http_p95 = "200ms", level = "warn" }``.
+
+    Raises:
+        SettingError: if ``pyproject.toml`` has such a table and it cannot be read.
+    """
+    file = config.rootpath / "pyproject.toml"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return [], []
+    if "tool.perfguard" not in text:
+        return [], []
+    import tomllib  # noqa: PLC0415 - not needed otherwise
+
+    try:
+        table = tomllib.loads(text).get("tool", {}).get("perfguard", {})
+    except ValueError as error:
+        raise SettingError(f"{file}: {error}") from None
+    unknown = set(table) - {"budgets"}
+    budgets, levels = table.get("budgets", {}), []
+    if unknown or not isinstance(budgets, dict):
+        raise SettingError(
+            f"{file}: [tool.perfguard] has a table 'budgets' and nothing else"
+            + (f", not {min(unknown)!r}" if unknown else "")
+        )
+    lines = []
+    for pattern, limits in budgets.items():
+        if not isinstance(limits, dict):
+            raise SettingError(
+                f"{file}: [tool.perfguard.budgets] {pattern!r}: write "
+                f'"{pattern}" = {{ sql_queries = 5 }}'
+            )
+        metrics = {name: limit for name, limit in limits.items() if name != "level"}
+        lines.append(f"{pattern}: " + ", ".join(f"{n}={limit}" for n, limit in metrics.items()))
+        if "level" in limits:
+            levels += [f"{pattern} {name}: {limits['level']}" for name in metrics]
+    return lines, levels
+
+
 def is_asked_for(config: pytest.Config) -> bool:
     """Return whether any option differs from its default; every one of them is read.
 
     Raises:
         SettingError: if one of them cannot be read.
     """
-    return [option(config, known.name) for known in OPTIONS] != _DEFAULTS
+    return [option(config, known.name) for known in OPTIONS] != _DEFAULTS or any(tables(config))
 
 
 def option(config: pytest.Config, name: str) -> Any:

@@ -97,7 +97,10 @@ class Measurement(Mapping[str, float]):
         metric = lookup(name)
         value = metric.measure(self._current())
         if value is None:
-            raise MetricError(f"nothing was observed for {name!r} in {self.opened.name!r}")
+            raise MetricError(
+                self._current().facts.get(name)
+                or f"nothing was observed for {name!r} in {self._current().name!r}"
+            )
         return value
 
     def __iter__(self) -> Iterator[str]:

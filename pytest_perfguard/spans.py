@@ -243,12 +243,21 @@ class Spans:
             # A tree that deep would end every reader of it: what is inside is added up.
             nothing = Span(frozen.name, frozen.kind, calls=0)
             frozen = fold(frozen.name, frozen, nothing, max_tallies=MAX_TALLIES)
+        if keep:
+            self.keep(span, frozen)
+        return frozen
+
+    def keep(self, span: OpenSpan, frozen: Span) -> None:
+        """Hand what became of a closed span to the nearest span around it that is open."""
         heir = span.parent
         while heir is not None and heir.closed:
             heir = heir.parent
-        if heir is not None and keep:
+        if heir is not None:
             heir.adopt(frozen)
-        return frozen
+
+    def skip(self) -> None:
+        """Forget what sources have counted by themselves since they were read last."""
+        self._read(None)
 
     def _read(self, span: OpenSpan | None) -> None:
         for reading in self.readings:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pytest_perfguard.budgets import is_endpoint
 from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import Record, Run, Status
 from pytest_perfguard.options import option
@@ -98,11 +99,13 @@ class Suite:
         notices = []
         for line, tests in self._rules.items():
             if not tests:
-                notices.append(f"warning: perfguard_budgets, {line!r}: matches no test")
+                what = "request" if is_endpoint(line) else "test"
+                notices.append(f"warning: perfguard_budgets, {line!r}: matches no {what}")
             elif judged.get(f"perfguard_budgets, {line!r}") == {Status.UNPROVEN}:
                 notices.append(
                     f"warning: perfguard_budgets, {line!r}: proves nothing, since nothing was "
-                    f"observed in any of the tests that it covers ({tests})"
+                    f"observed in any of the {'requests' if is_endpoint(line) else 'tests'} that "
+                    f"it covers ({tests})"
                 )
         return notices
 

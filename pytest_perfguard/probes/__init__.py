@@ -19,7 +19,7 @@ def available() -> list[Probe]:
     The libraries themselves are imported when a probe is started, that is, when something is
     first measured.
     """
-    from pytest_perfguard.probes.requests import RequestProbe  # noqa: PLC0415 - lazy by design
+    from pytest_perfguard.probes.http import HttpProbe  # noqa: PLC0415 - lazy by design
 
     probes: list[Probe] = []
     if find_spec("sqlalchemy") is not None:
@@ -30,7 +30,7 @@ def available() -> list[Probe]:
         from pytest_perfguard.probes.cache import CacheProbe  # noqa: PLC0415 - lazy by design
 
         probes.append(CacheProbe())
-    probes.append(RequestProbe())
+    probes.append(HttpProbe())
     return probes
 
 

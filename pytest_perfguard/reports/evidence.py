@@ -51,10 +51,13 @@ def headline(record: Record) -> str:
 
 
 def _judged_spans(record: Record) -> list[Span]:
-    names = {verdict.span for verdict in record.breaches}
+    """Return the span of each breach; of several requests of one name, the one that was judged."""
     found: dict[str, Span] = {}
-    for span in record.span.walk():
-        if span.name in names:
+    for verdict in record.breaches:
+        metric = METRICS[verdict.metric]
+        spans = [span for span in record.span.walk() if span.name == verdict.span]
+        judged = [span for span in spans if metric.measure(span) == verdict.value]
+        for span in (judged or spans)[:1]:
             found.setdefault(span.name, span)
     return list(found.values())
 
@@ -101,6 +104,8 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
         lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
     told = {name: fact for part in span.walk() for name, fact in part.facts.items()}
     lines += [told[name] for name in METRICS if name in wanted and name in told]
+    if any(name.startswith(("http_", "time_")) for name in wanted):
+        lines += [line for part in span.walk() for line in _rounds(part)]
     tallies = _merged(span)
     explained = {finding.tally.probe for finding in candidates}
     for probe, names, explain in _EXPLANATIONS:
@@ -117,6 +122,23 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     ]
     order = timeline(span) if wanted and _counted(tallies) else ""
     return [*lines, f"timeline: {order}"] if order else lines
+
+
+def _rounds(span: Span) -> list[str]:
+    """Return what a timing says besides the value that is over its limit."""
+    timing = span.timing
+    if timing is None:
+        return []
+    known = timing["statistics"]
+    names = [name for name in ("median", "p95", "p99", "max", "cpu") if name in known]
+    values = ", ".join(f"{name} {show(known[name], Unit.SECONDS)}" for name in names)
+    repeated = timing["repeated"]
+    times = f", measured {repeated + 1} times, the smallest of each:" if repeated else ":"
+    at_once = f", {timing['concurrency']} at once" if timing["concurrency"] > 1 else ""
+    return [
+        f"{span.name}: {timing['rounds']:,} rounds{at_once}{times} {values}",
+        f"    first, cold round: {show(timing['cold_wall'], Unit.SECONDS)}, with the probes on",
+    ]
 
 
 def merged_findings(spans: Iterable[Span]) -> list[Finding]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from statistics import median
 
 from pytest_perfguard.fingerprint import shorten
-from pytest_perfguard.metrics import IN_PROCESS, UNCOUNTED
-from pytest_perfguard.model import Record, Run, Status, Tally
+from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
+from pytest_perfguard.model import Record, Run, Span, Status, Tally
 from pytest_perfguard.reports.evidence import cause, failure, merged_findings
 from pytest_perfguard.units import Unit, show
 
@@ -29,6 +30,7 @@ def summary(
         lines += _most_repeats(run, top, width)
         lines += _candidates(run, top, width)
         lines += _lookups(run, top)
+        lines += _endpoints(run, top)
     lines += _parameters(run.records, top, width)
     lines.append(denominator(run))
     return lines
@@ -86,7 +88,7 @@ def _most_repeats(run: Run, top: int, width: int) -> list[str]:
     for record in run.records:
         for span in record.span.walk():
             for tally in span.tallies:
-                if tally.count > 1 and tally.kind not in (*UNCOUNTED, IN_PROCESS):
+                if tally.count > 1 and tally.kind not in (*UNCOUNTED, IN_PROCESS, "request"):
                     line = _line(tally)
                     most[line] = max(most.get(line, (0, "")), (tally.count, record.nodeid))
     ranked = sorted(most.items(), key=lambda entry: -entry[1][0])[:top]
@@ -148,6 +150,66 @@ def _lookups(run: Run, top: int) -> list[str]:
             for row in rows
         ),
     ]
+
+
+def _endpoints(run: Run, top: int) -> list[str]:
+    """List the endpoints that were called, those with the most SQL in one call first."""
+    calls: dict[str, list[Span]] = {}
+    tasks: dict[str, dict[str, int]] = {}
+    for record in run.records:
+        for span in record.span.walk():
+            # Those that were folded together have no name of their own.
+            if span.kind == "request" and span.calls == 1:
+                calls.setdefault(span.name, []).append(span)
+                for inner in span.children:
+                    if inner.kind == "task":
+                        of_endpoint = tasks.setdefault(span.name, {})
+                        of_endpoint[inner.name] = of_endpoint.get(inner.name, 0) + 1
+    rows = {name: _endpoint(spans) for name, spans in calls.items()}
+    ranked = sorted(rows, key=lambda name: (-_most_queries(calls[name]), name))
+    shown = [(name, rows[name]) for name in ranked[:top]]
+    if not shown:
+        return []
+    head = ("calls", "SQL (min/med/max)", "cache (hit/miss)", "bytes", "time", "errors")
+    table = [head, *(cells for _, cells in shown)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    names = ["", *(name for name, _ in shown)]
+    lines = ["endpoints:"]
+    for name, cells in zip(names, table, strict=True):
+        row = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"  {row}  {name}".rstrip())
+        lines += [
+            f"  {'':{sum(widths) + 2 * len(widths) - 2}}  + {count}x {task}"
+            for task, count in tasks.get(name, {}).items()
+        ]
+    if len(rows) > top:
+        lines.append(f"  ... and {len(rows) - top} more")
+    return lines
+
+
+def _most_queries(spans: Iterable[Span]) -> float:
+    return max(METRICS["sql_queries"].measure(span) or 0 for span in spans)
+
+
+def _endpoint(spans: list[Span]) -> tuple[str, ...]:
+    """Return the cells of an endpoint's row."""
+
+    def each(metric: str) -> list[float]:
+        values = (METRICS[metric].measure(span) for span in spans)
+        return [value for value in values if value is not None]
+
+    queries, sizes = each("sql_queries"), each("response_bytes")
+    timed = [span.timing["statistics"]["median"] for span in spans if span.timing]
+    seconds = median(timed or [span.seconds for span in spans])
+    hits, misses = sum(each("cache_hits")), sum(each("cache_misses"))
+    return (
+        f"{len(spans):,}",
+        "/".join(f"{value:.0f}" for value in (min(queries), median(queries), max(queries))),
+        f"{hits:,.0f}/{misses:,.0f}" if hits or misses else "-",
+        show(max(sizes, default=None), Unit.BYTES),
+        show(seconds, Unit.SECONDS) + (" timed" if timed else ""),
+        f"{sum(each('http_errors')):,.0f}",
+    )
 
 
 def _parameters(records: Iterable[Record], top: int, width: int) -> list[str]:

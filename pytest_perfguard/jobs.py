@@ -1,0 +1,108 @@
+"""What a test asks for by the methods of ``perf``, run at once or awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from inspect import isawaitable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pytest_perfguard.budgets import Budget
+from pytest_perfguard.errors import CacheError
+from pytest_perfguard.model import Site, Span
+from pytest_perfguard.recorder import Measurement
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_perfguard.guard import Guard
+
+Steps = Generator[Any, Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a test asks of perfguard beyond a block: a contract, or timed rounds.
+
+    Its steps are written once, for calls and for coroutine functions: a generator that yields
+    whatever may have to be awaited and is sent what came of it.
+
+    Attributes:
+        where: the line that asks for it, e.g. ``perf.cold_warm, tests/test_api.py:9``.
+    """
+
+    guard: Guard
+    item: pytest.Item
+    where: str
+    frame: FrameType
+
+    def site(self) -> Site | None:
+        """Return the line that asks for it."""
+        return self.guard.recorder.sites.site(self.frame, "")
+
+    def run(self, steps: Steps, *, lazily: bool = False) -> Any:
+        """Run the steps; where they have to wait for something, return what is to be awaited.
+
+        Args:
+            lazily: run none of them before it is awaited.
+        """
+        __tracebackhide__ = True
+        token = object()
+        self.guard.expect(self.item, token, f"{self.where}: not awaited: write 'await' before it")
+        if lazily:
+            return self._run_async(steps, None, token)
+        try:
+            value = next(steps)
+            while not isawaitable(value):
+                value = steps.send(value)
+        except StopIteration as done:
+            self.guard.expect(self.item, token, None)
+            return done.value
+        except BaseException:
+            self.guard.expect(self.item, token, None)
+            raise
+        return self._run_async(steps, value, token)
+
+    async def _run_async(self, steps: Steps, value: Any, token: object) -> Any:
+        __tracebackhide__ = True
+        self.guard.expect(self.item, token, None)
+        try:
+            while True:
+                if isawaitable(value):
+                    try:
+                        value = await value
+                    except BaseException as error:  # noqa: BLE001 - the steps close their spans
+                        value = steps.throw(error)
+                        continue
+                value = steps.send(value)
+        except StopIteration as done:
+            return done.value
+
+    def open(self, name: str, budgets: Iterable[Budget] = ()) -> Measurement:
+        """Open a block of its own."""
+        recorder = self.guard.recorder
+        recorder.start()
+        span = recorder.open(self.guard.block_name(self.item, name), "block")
+        span.explain |= any(budget.metric.on_request for budget in budgets)
+        return Measurement(recorder, span)
+
+    def unmeasured(self, call: Callable[[], Any] | None) -> Steps:
+        """Call something that belongs to no measurement."""
+        if call is None:
+            return
+        recorder = self.guard.recorder
+        span = recorder.open("unmeasured", "block")
+        try:
+            yield call()
+        finally:
+            recorder.close(span, keep=False)
+
+    def judge(self, span: Span, budgets: Iterable[Budget]) -> None:
+        """Judge a block together with its test."""
+        self.guard.judge_block(self.item, span, self.guard.with_levels(self.item, budgets))
+
+    def mistake(self, text: str) -> None:
+        """Note that the contract proves nothing, which fails the test."""
+        if not self.guard.expect(self.item, object(), f"{self.where}: {text}"):
+            raise CacheError(f"{self.where}: {text}")

@@ -1,0 +1,354 @@
+"""``perf.http`` and ``perf.time``: a call that is counted once and timed many times.
+
+The first call is counted, with the probes on, and is the cold round of the timing. Then the probes
+are taken away, so that what is timed is what runs in production.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import replace
+from inspect import isawaitable, iscoroutinefunction
+from typing import Any
+
+from pytest_perfguard import stats
+from pytest_perfguard.budgets import Budget
+from pytest_perfguard.errors import TimingError
+from pytest_perfguard.jobs import Job, Steps
+from pytest_perfguard.model import Span
+from pytest_perfguard.probes.http import UNCLAIMED, fold_path, open_request
+from pytest_perfguard.progress import progress
+from pytest_perfguard.recorder import Measurement, Recorder
+from pytest_perfguard.spans import OpenSpan
+from pytest_perfguard.timing import Plan, Timing, measure
+from pytest_perfguard.units import shown
+
+_MAX_BODY = 200
+# Arguments of a request that may differ from round to round.
+_PER_ROUND = ("json", "data", "params", "content", "headers")
+
+
+class Timed(Measurement):
+    """What the first call cost, and how long the others took.
+
+    Attributes:
+        result: what the first call returned.
+        timing: the rounds.
+    """
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        opened: OpenSpan,
+        span: Span | None,
+        timing: Timing,
+        result: Any,
+    ) -> None:
+        super().__init__(recorder, opened)
+        self.span = span
+        self.timing = timing
+        self.result = result
+
+    @property
+    def response(self) -> Any:
+        """The first response, where requests were timed."""
+        return self.result
+
+
+class _FirstCall:
+    """The first call of a timing, which is counted: with the probes on, in a span of its own.
+
+    Attributes:
+        span: what was counted; None until the call has ended.
+        limits: highest values of the statistics, known once the call has told which endpoint it
+            is that they are for.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        call: Callable[[], Any],
+        begin: Callable[[], OpenSpan],
+        limits_of: Callable[[str], dict[str, float]],
+    ) -> None:
+        self._job = job
+        self._call = call
+        self._begin = begin
+        self._limits_of = limits_of
+        self.limits: dict[str, float] = {}
+        self.opened: OpenSpan | None = None
+        self.span: Span | None = None
+        self.result: Any = None
+
+    def __call__(self) -> Any:
+        __tracebackhide__ = True
+        if self.opened is not None:
+            return self._call()
+        self.opened = self._begin()
+        try:
+            self.result = self._call()
+        except BaseException:
+            self._end()
+            raise
+        if isawaitable(self.result):
+            return self._finish(self.result)
+        self._end()
+        return self.result
+
+    async def _finish(self, pending: Awaitable[Any]) -> Any:
+        __tracebackhide__ = True
+        try:
+            self.result = await pending
+        finally:
+            self._end()
+        return self.result
+
+    def _end(self) -> None:
+        __tracebackhide__ = True
+        assert self.opened is not None
+        recorder = self._job.guard.recorder
+        self.span = recorder.close(self.opened, keep=False)
+        recorder.stop()
+        self.limits.update(self._limits_of(self.span.name))
+
+
+def timed(
+    job: Job,
+    call: Callable[[], Any],
+    begin: Callable[[], OpenSpan],
+    *,
+    group: str,
+    budgets: Iterable[Budget] = (),
+    rounds: int,
+    warmup: int,
+    max_time: float | str | None,
+    concurrency: int,
+    check: Callable[[Any], object] | None,
+) -> Steps:
+    """Count a call once and time it; the generator returns a :class:`Timed`."""
+    __tracebackhide__ = True
+    recorder = job.guard.recorder
+
+    def limits_of(name: str) -> dict[str, float]:
+        __tracebackhide__ = True
+        limits = job.guard.time_limits(job.item, group, name, budgets)
+        for statistic in limits:
+            fewest = stats.lookup(statistic).fewest
+            if rounds < fewest:
+                raise TimingError(
+                    f"{job.where}: {group}_{statistic} needs at least {fewest} rounds, not "
+                    f"{rounds}: write rounds={fewest}"
+                )
+        return limits
+
+    first = _FirstCall(job, call, begin, limits_of)
+    plan = Plan(rounds, warmup, max_time, concurrency, first.limits)
+    timing: Timing | None = None
+    try:
+        timing = yield measure(
+            first, plan, check=check, progress=progress(job.item.config, job.where)
+        )
+    finally:
+        # What watched caches have counted meanwhile belongs to nobody.
+        recorder.skip()
+        recorder.start()
+        if first.opened is not None and first.span is not None:
+            if timing is not None:
+                first.span = _with_timing(first.span, timing, group)
+            recorder.keep(first.opened, first.span)
+    assert first.opened is not None
+    return Timed(recorder, first.opened, first.span, timing, first.result)
+
+
+def _with_timing(span: Span, timing: Timing, group: str) -> Span:
+    """Return the span with its timing, and with the reason for each statistic that is missing."""
+    missing = {}
+    for name in stats.STATISTICS:
+        try:
+            timing[name]
+        except TimingError as error:
+            missing[f"{group}_{name}"] = f"{group}_{error}"
+    return replace(span, timing=timing.summary().to_dict(), facts={**span.facts, **missing})
+
+
+class Http:
+    """A client whose requests are measured one by one; ``perf.http(client)`` makes it.
+
+    It has the verbs of the client. Without ``rounds`` a request is sent once and its response
+    returned. The client itself is not changed.
+    """
+
+    def __init__(self, make_job: Callable[[], Job], client: Any) -> None:
+        self._make_job = make_job
+        self._client = client
+
+    def request(
+        self,
+        method: str,
+        url: str | Callable[[], str],
+        *,
+        rounds: int | None = None,
+        warmup: int = 10,
+        max_time: float | str | None = None,
+        concurrency: int = 1,
+        status: int | Collection[int] | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Send a request, or time it; await the result where the client is asynchronous.
+
+        Args:
+            method: as in ``"GET"``.
+            url: what the client takes for it. A function is called for each round, as are
+                functions given for ``json``, ``data``, ``params``, ``content`` and ``headers``.
+            rounds: how often it is timed, after a first, cold request that is counted, and the
+                warm-up; None to send it once.
+            warmup: requests before the rounds, which are thrown away.
+            max_time: no round is started after that time, as in ``"5s"``.
+            concurrency: how many requests of an asynchronous client are under way at once.
+            status: the status expected of every response, or several; any of 200 to 299 where
+                requests are timed.
+            arguments: handed on to the client.
+
+        Returns:
+            The client's response; a :class:`Timed` if there are rounds.
+
+        Raises:
+            RoundError: if a response has another status: with its round and the start of its body.
+            TimingError: if the timing makes no sense, or has too few rounds for a budget.
+        """
+        __tracebackhide__ = True
+        job = self._make_job()
+        send = _sender(self._client, method, job.where)
+        varying = [name for name in _PER_ROUND if callable(arguments.get(name))]
+        path = url.partition("?")[0] if isinstance(url, str) else ""
+        recorder = job.guard.recorder
+
+        def call() -> Any:
+            __tracebackhide__ = True
+            given = arguments
+            if varying:
+                given = {**arguments, **{name: arguments[name]() for name in varying}}
+            return send(url() if callable(url) else url, **given)
+
+        def begin() -> OpenSpan:
+            recorder.start()
+            name = f"{method} {fold_path(path or '/')}"
+            return open_request(recorder, name, job.site(), UNCLAIMED)
+
+        expected = _expected(status, job.where)
+        if rounds is None:
+            steps = _once(job, call, begin, expected if status is not None else None)
+        else:
+            steps = timed(
+                job,
+                call,
+                begin,
+                group="http",
+                rounds=rounds,
+                warmup=warmup,
+                max_time=max_time,
+                concurrency=concurrency,
+                check=expected,
+            )
+        # In a context of its own where it is awaited, so that requests of one gather() are apart.
+        return job.run(steps, lazily=iscoroutinefunction(send))
+
+    def get(self, url: str | Callable[[], str], **arguments: Any) -> Any:
+        """Send or time a GET; see :meth:`request`."""
+        __tracebackhide__ = True
+        return self.request("GET", url, **arguments)
+
+    def head(self, url: str | Callable[[], str], **arguments: Any) -> Any:
+        """Send or time a HEAD; see :meth:`request`."""
+        __tracebackhide__ = True
+        return self.request("HEAD", url, **arguments)
+
+    def options(self, url: str | Callable[[], str], **arguments: Any) -> Any:
+        """Send or time an OPTIONS; see :meth:`request`."""
+        __tracebackhide__ = True
+        return self.request("OPTIONS", url, **arguments)
+
+    def post(self, url: str | Callable[[], str], **arguments: Any) -> Any:
+        """Send or time a POST; see :meth:`request`."""
+        __tracebackhide__ = True
+        return self.request("POST", url, **arguments)
+
+    def put(self, url: str | Callable[[], str], **arguments: Any) -> Any:
+        """Send or time a PUT; see :meth:`request`."""
+        __tracebackhide__ = True
+        return self.request("PUT", url, **arguments)
+
+    def patch(self, url: str | Callable[[], str], **arguments: Any) -> Any:
+        """Send or time a PATCH; see :meth:`request`."""
+        __tracebackhide__ = True
+        return self.request("PATCH", url, **arguments)
+
+    def delete(self, url: str | Callable[[], str], **arguments: Any) -> Any:
+        """Send or time a DELETE; see :meth:`request`."""
+        __tracebackhide__ = True
+        return self.request("DELETE", url, **arguments)
+
+
+def _once(
+    job: Job,
+    call: Callable[[], Any],
+    begin: Callable[[], OpenSpan],
+    check: Callable[[Any], object] | None,
+) -> Steps:
+    __tracebackhide__ = True
+    span = begin()
+    try:
+        response = yield call()
+    finally:
+        job.guard.recorder.close(span)
+    if check is not None:
+        check(response)
+    return response
+
+
+def _sender(client: Any, method: str, where: str) -> Callable[..., Any]:
+    """Return what sends a request of that method by a client of any library."""
+    verb: Callable[..., Any] | None = getattr(client, method.lower(), None)
+    if callable(verb):
+        return verb
+    if callable(getattr(client, "open", None)):  # Werkzeug
+        return lambda url, **arguments: client.open(url, method=method, **arguments)
+    if callable(getattr(client, "generic", None)):  # Django
+        return lambda url, **arguments: client.generic(method, url, **arguments)
+    if callable(getattr(client, "request", None)):
+        return lambda url, **arguments: client.request(method, url, **arguments)
+    raise TimingError(
+        f"{where}: {shown(client)} is no HTTP client: it has neither .{method.lower()}() nor "
+        ".request()"
+    )
+
+
+def _expected(status: int | Collection[int] | None, where: str) -> Callable[[Any], object]:
+    """Return a check of a response's status."""
+    allowed = (status,) if isinstance(status, int) else status
+    told = "any of 200 to 299" if allowed is None else " or ".join(map(str, allowed))
+
+    def check(response: Any) -> None:
+        __tracebackhide__ = True
+        found = getattr(response, "status_code", None)
+        if not isinstance(found, int):
+            raise TimingError(f"{where}: {shown(response)} has no status_code to check")
+        if not (200 <= found < 300 if allowed is None else found in allowed):  # noqa: PLR2004 - HTTP's own
+            raise TimingError(f"status {found}, expected {told}: {_start(response)}")
+
+    return check
+
+
+def _start(response: Any) -> str:
+    body = response.get_data() if hasattr(response, "get_data") else None
+    body = getattr(response, "content", b"") if body is None else body
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
+    return text if len(text) <= _MAX_BODY else f"{text[: _MAX_BODY - 1]}…"
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return what a function is called in reports."""
+    name = getattr(function, "__qualname__", None) or getattr(
+        getattr(function, "func", None), "__qualname__", type(function).__qualname__
+    )
+    return str(name).replace("<locals>.", "")
