@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.unittest import TestCaseFunction
 
+from pytest_perfguard.benchmark_fixture import attach, is_benchmark
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
 from pytest_perfguard.metrics import lookup, measure_all
 from pytest_perfguard.model import Level, Record, Span, Verdict
@@ -191,6 +192,9 @@ class Guard:
             return (yield)
         if plan.mistakes:
             pytest.fail("perfguard: " + "\n".join(plan.mistakes), pytrace=False)
+        benchmark = getattr(item, "funcargs", {}).get("benchmark")
+        if is_benchmark(benchmark):
+            self._count_benchmark(benchmark, plan)
         if isinstance(item, TestCaseFunction) and plan.root is None:
             self._measure_method(item, plan)
         elif plan.root is None:
@@ -240,6 +244,15 @@ class Guard:
         # pytest takes a plain method from the item, unittest a coroutine method from the object.
         item.obj = wrapper
         setattr(item.instance, item.name, wrapper)
+
+    def _count_benchmark(self, benchmark: Any, plan: Plan) -> None:
+        """Let pytest-benchmark's fixture count a call; where it times nothing, say so and pass."""
+        attach(benchmark, self.recorder)
+        if benchmark.disabled:
+            plan.budgets = tuple(
+                replace(budget, level=Level.WARN) if budget.metric.probe == "time" else budget
+                for budget in plan.budgets
+            )
 
     def begin(self, item: pytest.Item, plan: Plan) -> None:
         """Open the span of a test."""
