@@ -34,7 +34,8 @@ def is_benchmark(fixture: object) -> bool:
 
 def attach(fixture: Any, recorder: Recorder) -> None:
     """Let the fixture count one call of what it is given."""
-    fixture.__class__ = _counting(type(fixture))
+    base: Hashable = type(fixture)
+    fixture.__class__ = _counting(base)
     fixture.perfguard = recorder
 
 
