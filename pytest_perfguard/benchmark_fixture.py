@@ -7,9 +7,8 @@ pytest-benchmark accepts nothing but an instance of its own.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from inspect import iscoroutine, iscoroutinefunction
 from typing import Any
 
@@ -34,16 +33,14 @@ def is_benchmark(fixture: object) -> bool:
 
 def attach(fixture: Any, recorder: Recorder) -> None:
     """Let the fixture count one call of what it is given."""
-    base: Hashable = type(fixture)
-    fixture.__class__ = _counting(base)
+    fixture.__class__ = _counting(type(fixture))
     fixture.perfguard = recorder
 
 
-@cache
-def _counting(base: Hashable) -> type[Any]:
+def _counting(base: type[Any]) -> type[Any]:
     """Return a subclass of pytest-benchmark's own class."""
 
-    class CountingBenchmark(base):  # type: ignore[misc, valid-type] # known when it runs
+    class CountingBenchmark(base):  # type: ignore[misc] # known when it runs
         """Counts one call, with the probes on, and lets the rest be timed without them."""
 
         perfguard: Recorder | None
