@@ -115,6 +115,8 @@ class Guard:
         budgets = self.rules.defaults(item.nodeid, count=known is None)
         wanted = (
             self.measure_all
+            # Any test may send the requests that they are about.
+            or self.rules.endpoints
             or bool(marks or budgets)
             or item.get_closest_marker("performance") is not None
             or "perf" in getattr(item, "fixturenames", ())
