@@ -71,7 +71,13 @@ def cold_warm(
     second = job.open("warm", warm)
     second.opened.trace = asked_warm
     try:
-        warm_result = yield call()
+        try:
+            warm_result = yield call()
+        except Exception as error:
+            error.add_note(
+                f"perfguard: raised by the warm call of {job.where}, not by the cold one"
+            )
+            raise
         warm_span = job.guard.recorder.freeze(second.opened)
         _note_misses(second.opened, warm_span, asked_cold, asked_warm)
         _note_rereads(second.opened, cold_span, warm_span, may_read)
@@ -119,7 +125,7 @@ def _note_misses(span: OpenSpan, warm: Span, cold: _Trace, warm_asked: _Trace) -
 
 def _why_missed(cold: _Trace, warm: _Trace) -> str:
     asked, asked_again = _lookups(cold), _lookups(warm)
-    written = {key for tally, _, keys in cold if tally.kind == "write" for key in map(_plain, keys)}
+    written = {key for _, use, keys in cold if use == "write" for key in map(_plain, keys)}
     for (tally, key), (_, key_again) in zip(asked, asked_again, strict=False):
         if key != key_again:
             return _explain(
@@ -153,7 +159,7 @@ def _why_missed(cold: _Trace, warm: _Trace) -> str:
 
 
 def _lookups(trace: _Trace) -> list[tuple[Any, object]]:
-    asked = [(tally, keys) for tally, _, keys in trace if tally.kind != "write"]
+    asked = [(tally, keys) for tally, use, keys in trace if use == "lookup"]
     return [(tally, _plain(key)) for tally, keys in asked for key in keys]
 
 

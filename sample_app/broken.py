@@ -6,13 +6,30 @@ and only when its name is switched on; :data:`sample_app.core.traps.KNOWN` says 
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 from collections.abc import Iterator, Mapping
-from typing import Any
+from functools import partial
+from inspect import unwrap
+from typing import Any, Self, TypeVar
 
-from fastapi import FastAPI
-from sqlalchemy.orm import InstrumentedAttribute
+import redis
+from fastapi import APIRouter, FastAPI
+from fastapi.concurrency import run_in_threadpool
+from pydantic import TypeAdapter
+from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 
-from sample_app.api.deps import pagination, resource_crud
+from sample_app.api import resources
+from sample_app.api.deps import (
+    ListFilters,
+    Pagination,
+    ReadSession,
+    Resources,
+    pagination,
+    resource_crud,
+)
+from sample_app.core.cache import Answer, Cache, CacheDependency, Entry, fake_server, row_name
+from sample_app.core.config import Settings
 from sample_app.core.traps import Traps
 from sample_app.crud.resource import (
     FILTER_FIELDS,
@@ -20,16 +37,22 @@ from sample_app.crud.resource import (
     LOAD_RELATED_ITEMS,
     SORT_FIELDS,
     CRUDResource,
+    serialize,
 )
 from sample_app.models import Resource
-from sample_app.schemas.common import MAX_PAGE_SIZE, PaginationParams
+from sample_app.schemas.common import MAX_PAGE_SIZE, Page, PaginationParams
+from sample_app.schemas.resource import ResourceRead
+
+T = TypeVar("T")
 
 
 def install(app: FastAPI, traps: Traps) -> None:
     """Put the broken twins in the place of what they imitate."""
     if traps.enabled("unchecked_page"):
         app.dependency_overrides[pagination] = unchecked_pagination
-    if any(map(traps.enabled, ("lazy_owner", "lazy_related", "open_fields"))):
+    if traps.enabled("session_in_key"):
+        app.router.routes[:0] = keyed_by_session.routes
+    if any(map(traps.enabled, ("lazy_owner", "lazy_related", "open_fields", "pickled_rows"))):
         crud = broken_resource_crud(traps)
         app.dependency_overrides[resource_crud] = lambda: crud
 
@@ -42,7 +65,8 @@ def broken_resource_crud(traps: Traps) -> CRUDResource:
     if not traps.enabled("lazy_related"):
         loads.append(LOAD_RELATED_ITEMS)
     any_field = traps.enabled("open_fields")
-    return CRUDResource(
+    twin = PicklingCRUD if traps.enabled("pickled_rows") else CRUDResource
+    return twin(
         sort_fields=AnyAttribute() if any_field else SORT_FIELDS,
         filter_fields=AnyAttribute() if any_field else FILTER_FIELDS,
         list_loads=loads,
@@ -65,6 +89,122 @@ class AnyAttribute(Mapping[str, InstrumentedAttribute[Any]]):
 async def unchecked_pagination(page: int = 1, page_size: int = 20) -> PaginationParams:
     """``unchecked_page``: the size is clamped, the number of the page is not checked at all."""
     return PaginationParams.model_construct(page=page, page_size=min(page_size, MAX_PAGE_SIZE))
+
+
+def cache_class(traps: Traps) -> type[Cache]:
+    """Give the cache, with what it does wrong mixed in."""
+    twins = {
+        "blocking_redis": BlockingCache,
+        "falsy_is_a_miss": ForgetfulCache,
+        "stampede": ImpatientCache,
+    }
+    bases = [twin for name, twin in twins.items() if traps.enabled(name)]
+    return type("BrokenCache", tuple(bases), {}) if bases else Cache
+
+
+class BlockingCache(Cache):
+    """``blocking_redis``: all requests of the process wait while one asks Redis."""
+
+    _blocking: redis.Redis
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Prepare a second client, a synchronous one."""
+        made = super().from_settings(settings)
+        if settings.redis_url:
+            made._blocking = redis.Redis.from_url(settings.redis_url)
+        else:
+            from fakeredis import FakeRedis  # noqa: PLC0415 - as in make_redis
+
+            made._blocking = FakeRedis(server=fake_server())
+        return made
+
+    async def aclose(self) -> None:
+        """Close the connections of both."""
+        self._blocking.close()
+        await super().aclose()
+
+    async def _look_up(self, entry: Entry[T]) -> Answer[T] | None:
+        content: Any = self._blocking.get(self._key(entry.name))
+        return await self._read(entry, content)
+
+
+class ForgetfulCache(Cache):
+    """``falsy_is_a_miss``: ``if result:`` before keeping it, though nothing is an answer, too."""
+
+    async def _keep(self, entry: Entry[T], lease: str, answer: Answer[T]) -> None:
+        if answer.value:
+            await super()._keep(entry, lease, answer)
+        else:
+            await self._end_lease(entry, lease)
+
+
+class ImpatientCache(Cache):
+    """``stampede``: as soon as a hot key expires, everybody who asks for it loads it.
+
+    Nobody waits, in this process or for another one, or looks again before loading.
+    """
+
+    longest_wait = 0.0
+
+    async def _take_lease(self, entry: Entry[T], deadline: float) -> str | None:
+        lease = await super()._take_lease(entry, deadline)
+        return lease if isinstance(lease, str) else None
+
+    def _lock(self, name: str) -> asyncio.Lock:  # noqa: ARG002 - one for each is none for all
+        return asyncio.Lock()
+
+
+keyed_by_session = APIRouter()
+_sessions_seen: list[Session] = []
+
+
+@keyed_by_session.get("/api/resources")
+async def get_resources(
+    cache: CacheDependency,
+    db: ReadSession,
+    crud: Resources,
+    pagination: Pagination,
+    filters: ListFilters,
+) -> Page[ResourceRead]:
+    """``session_in_key``: ``str`` of a session tells where it is, and it is never there again."""
+    # But the place is used again once it is free: keeping it makes sure what is only likely.
+    _sessions_seen.append(db)
+    args, kwargs = (), {"db": db, "pagination": pagination, "filters": filters}
+    schema = TypeAdapter(Page[ResourceRead])
+    entry = Entry(f"get_resources:{args!s}:{kwargs!s}", schema, 300, "response", "Resource")
+
+    load = partial(unwrap(resources.list_resources), lambda: db, crud, pagination, filters)
+    return await cache.fetch(entry, partial(run_in_threadpool, load))
+
+
+class PicklingCRUD(CRUDResource):
+    """``pickled_rows``: what comes back has no session to load its relations with.
+
+    And whoever can write to Redis decides what code reading it runs.
+    """
+
+    async def get_cached(
+        self, cache: Cache, sessions: sessionmaker[Session], id_: int
+    ) -> ResourceRead | None:
+        """Get one row, or its pickle."""
+        key = cache._key(row_name("Resource", id_))
+        pickled: Any = await cache._redis.get(key)
+        if pickled is not None:
+            return _shown(pickle.loads(pickled))  # noqa: S301 - the trap
+
+        def load() -> tuple[bytes, ResourceRead | None]:
+            with sessions() as db:
+                row = self.get(db, id_)
+                return pickle.dumps(row), _shown(row)
+
+        content, shown = await run_in_threadpool(load)
+        await cache._redis.set(key, content, ex=300)
+        return shown
+
+
+def _shown(row: Resource | None) -> ResourceRead | None:
+    return None if row is None else serialize(row)
 
 
 def left_out_indexes(traps: Traps) -> frozenset[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import cache
 from typing import Any, Final, cast
 
@@ -31,8 +31,11 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     database = database or Database.from_settings(settings)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # The client belongs to the event loop of the server, which runs by now.
+        async with aclosing(broken.cache_class(settings.traps).from_settings(settings)) as cache:
+            app.state.cache = cache
+            yield
         if own:
             database.dispose()
 

@@ -376,8 +376,12 @@ class _Observer:
         elif known.leaves_no_expiry(args, reply):
             for key in keys:
                 _ledger(span).lasts(tally, _hash((key,)))
-        if span.trace is not None and (known.lookup is not None or tally.kind == "write"):
-            span.trace.append((tally, known.name, tuple(keys)))
+        if span.trace is not None:
+            # A script may do either; what matters is that it may have written.
+            if known.lookup is not None:
+                span.trace.append((tally, "lookup", tuple(keys)))
+            elif tally.kind == "write" or known.is_script:
+                span.trace.append((tally, "write", tuple(keys)))
         return bool(misses)
 
 

@@ -107,6 +107,11 @@ class Command:
     advice: str | None
     by_field: bool
 
+    @property
+    def is_script(self) -> bool:
+        """Whether it runs a script on the server."""
+        return self.name in _SCRIPTS
+
     def keys(self, args: Args) -> Args:
         """Return the keys among the words of the command."""
         name = self.name

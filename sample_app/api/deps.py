@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, sessionmaker
 
-from sample_app.core.database import get_db, get_writing_db
+from sample_app.core.cache import NotInKey
+from sample_app.core.database import get_db, get_sessions, get_writing_db
 from sample_app.crud.resource import CRUDResource
 from sample_app.models import ResourceStatus
 from sample_app.schemas.common import (
@@ -21,12 +22,17 @@ from sample_app.schemas.common import (
 # Closed before the response is sent: a slow client must not hold a pooled connection.
 ReadSession = Annotated[Session, Depends(get_db, scope="function")]
 WriteSession = Annotated[Session, Depends(get_writing_db, scope="function")]
+# Making and closing a session costs a hop to a thread each, which a cached answer does not need.
+ReadSessions = Annotated[sessionmaker[Session], Depends(get_sessions), NotInKey]
 
 
 # Dependencies that do no I/O are async: a plain function would cost a hop to a thread each.
 async def resource_crud() -> CRUDResource:
     """Give the queries on resources."""
     return CRUDResource()
+
+
+Resources = Annotated[CRUDResource, Depends(resource_crud), NotInKey]
 
 
 async def pagination(params: Annotated[PaginationParams, Query()]) -> PaginationParams:
@@ -70,15 +76,16 @@ _keyset_filters = ResourceFilters(*KeysetParams.model_fields)
 
 
 async def list_filters(
+    crud: Resources,
     filters: Annotated[dict[str, object], Depends(_list_filters)],
     sort_by: str | None = None,
     sort_order: SortOrder = "asc",
 ) -> FilterParams:
-    """Read how to sort and filter."""
+    """Read how to sort and filter; unknown names must not reach the cache either."""
+    crud.check_fields(sort_by, filters)
     return FilterParams(sort_by=sort_by, sort_order=sort_order, filters=filters)
 
 
-Resources = Annotated[CRUDResource, Depends(resource_crud)]
 Pagination = Annotated[PaginationParams, Depends(pagination)]
 Keyset = Annotated[KeysetParams, Depends(keyset)]
 ListFilters = Annotated[FilterParams, Depends(list_filters)]

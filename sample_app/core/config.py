@@ -24,5 +24,11 @@ class Settings(BaseSettings):
     pool_overflow: int = Field(default=10, ge=0)
     pool_timeout: float = Field(default=5.0, gt=0)
     """Seconds to wait for a connection: failing soon beats a queue of stalled requests."""
+    redis_url: str | None = None
+    """Where the cache is; without it, in this process alone."""
+    redis_timeout: float = Field(default=0.25, gt=0)
+    """Seconds to wait for Redis: loading without the cache takes less than waiting for it."""
+    cache_prefix: str = Field(default="sample_app-", pattern=r"^[\w.:-]+$")
+    """How the keys begin; others may use the same server."""
     traps: Annotated[Traps, NoDecode, BeforeValidator(_traps)] = Traps()
     """``SAMPLE_APP_TRAPS=lazy_owner,open_fields`` switches these two on."""

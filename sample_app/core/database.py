@@ -83,6 +83,11 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+async def get_sessions(request: Request) -> sessionmaker[Session]:
+    """Give sessions for reading, to an endpoint that may not need one."""
+    return _database(request).session
+
+
 def get_db(request: Request) -> Iterator[Session]:
     """Give a request that reads its own session; closing it gives the connection back."""
     with _database(request).session() as session:

@@ -19,6 +19,11 @@ KNOWN: Final = MappingProxyType(
         "open_fields": "sort_by and filters reach any attribute of Resource, unchecked",
         "unchecked_page": "page=0 is let through and becomes a negative OFFSET",
         "missing_index": "migration 0002 leaves out idx_resource_status_created",
+        "session_in_key": "the list's cache key is made from all arguments, with the session",
+        "blocking_redis": "the cache is looked into with a client that stops the event loop",
+        "falsy_is_a_miss": "an answer that is false, such as None, is not kept",
+        "stampede": "nobody waits for what somebody else is loading already",
+        "pickled_rows": "rows are cached as pickled ORM objects, which come back detached",
     }
 )
 """Every trap by name, with what it breaks in one line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -124,6 +124,13 @@ class CRUDBase(Generic[ModelT, CreateT, UpdateT]):
         rows = db.scalars(query).all()
         items = rows[:page_size]
         return items, items[-1].id if len(rows) > page_size else None
+
+    def check_fields(self, sort_by: str | None, filters: Iterable[str]) -> None:
+        """Refuse what no query could use."""
+        if sort_by is not None:
+            _lookup("sort_by", self.sort_fields, sort_by)
+        for name in filters:
+            _lookup("filter", self.filter_fields, name)
 
     def create(self, db: Session, data: CreateT) -> ModelT:
         """Add a row."""

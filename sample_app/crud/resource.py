@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Final
 
-from sqlalchemy.orm import Session, joinedload, selectinload
+from pydantic import TypeAdapter
+from sqlalchemy.orm import Session, joinedload, selectinload, sessionmaker
 from sqlalchemy.sql.base import ExecutableOption
 
+from sample_app.core.cache import Cache, get_cached
 from sample_app.crud.base import CRUDBase, Fields
 from sample_app.models import Resource, User
 from sample_app.schemas.resource import (
@@ -31,6 +33,8 @@ SORT_FIELDS: Final[Fields] = MappingProxyType(
 FILTER_FIELDS: Final[Fields] = MappingProxyType(
     {"status": Resource.status, "owner_id": Resource.owner_id}
 )
+
+_ROW: Final[TypeAdapter[ResourceRead | None]] = TypeAdapter(ResourceRead | None)
 
 # The one owner comes in the same row; the many related items in one more statement.
 LOAD_OWNER: Final = joinedload(Resource.owner)
@@ -61,6 +65,18 @@ class CRUDResource(CRUDBase[Resource, ResourceCreate, ResourceUpdate]):
             list_loads=list_loads,
             detail_loads=(LOAD_OWNER, LOAD_RELATED_ITEMS),
         )
+
+    async def get_cached(
+        self, cache: Cache, sessions: sessionmaker[Session], id_: int
+    ) -> ResourceRead | None:
+        """Get one row as it is shown, from the cache if it is there; so is that there is none."""
+
+        def load() -> ResourceRead | None:
+            with sessions() as db:
+                row = self.get_with_relations(db, id_)
+                return None if row is None else serialize(row)
+
+        return await get_cached(cache, self.model.__name__, id_, load, _ROW)
 
     def create(self, db: Session, data: ResourceCreate) -> Resource:
         """Add a resource; what the response shows of it is known without reading it again."""

@@ -1,8 +1,10 @@
 """A migrated, seeded database for the session, and an application for each test.
 
 The database is a SQLite file in a temporary folder. With ``SAMPLE_APP_TEST_DATABASE_URL`` it is
-made on that PostgreSQL server, under a name of its own, and dropped at the end. Either way each
-process makes its own, so that workers of pytest-xdist do not meet.
+made on that PostgreSQL server, under a name of its own, and dropped at the end. The cache is in
+the process; with ``SAMPLE_APP_TEST_REDIS_URL`` it is on that Redis server, under a prefix of its
+own, and removed. Either way each process makes its own, so that workers of pytest-xdist do not
+meet, and each test finds the cache empty.
 """
 
 from __future__ import annotations
@@ -10,11 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from uuid import uuid4
 
 import pytest
+import redis
 from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from sqlalchemy import URL, create_engine, make_url, text
 from sqlalchemy.orm import sessionmaker
 
@@ -23,6 +26,7 @@ from sample_app.core.database import Database
 from sample_app.core.migrate import upgrade
 from sample_app.main import create_app
 from sample_app.seed import seed
+from sample_app.tests.running import RunningClient
 
 
 @contextmanager
@@ -58,9 +62,26 @@ def new_database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
 
 
 @pytest.fixture(scope="session")
-def settings(new_database_url: Callable[[], str]) -> Settings:
-    """Settings for the session's database; traps come from the environment, as for the app."""
-    return Settings(database_url=new_database_url())
+def cache_place() -> Iterator[dict[str, Any]]:
+    """Give the settings that say where the cache is."""
+    url = os.environ.get("SAMPLE_APP_TEST_REDIS_URL")
+    if url is None:
+        yield {"redis_url": None}
+        return
+    prefix = f"sample_app_test_{uuid4().hex}-"
+    with redis.Redis.from_url(url) as server:
+        # The application would go on without it, and the tests would fail in strange ways.
+        server.ping()
+        # A machine that is busy with tests may take its time.
+        yield {"redis_url": url, "redis_timeout": 10, "cache_prefix": prefix}
+        for key in server.scan_iter(match=f"{prefix}*", count=1000):
+            server.unlink(key)
+
+
+@pytest.fixture(scope="session")
+def settings(new_database_url: Callable[[], str], cache_place: dict[str, Any]) -> Settings:
+    """Settings for the session's servers; traps come from the environment, as for the app."""
+    return Settings(database_url=new_database_url(), **cache_place)
 
 
 @pytest.fixture(scope="session")
@@ -95,6 +116,7 @@ def app(settings: Settings, isolated: Database) -> FastAPI:
 
 
 @pytest.fixture
-def client(app: FastAPI) -> TestClient:
-    """Call an application whose writes are undone after the test."""
-    return TestClient(app)
+def client(app: FastAPI) -> Iterator[RunningClient]:
+    """Call an application whose writes are undone after the test, and whose cache is cold."""
+    with RunningClient(app) as client:
+        yield client
