@@ -377,11 +377,7 @@ class _Observer:
             for key in keys:
                 _ledger(span).lasts(tally, _hash((key,)))
         if span.trace is not None:
-            # A script may do either; what matters is that it may have written.
-            if known.lookup is not None:
-                span.trace.append((tally, "lookup", tuple(keys)))
-            elif tally.kind == "write" or known.is_script:
-                span.trace.append((tally, "write", tuple(keys)))
+            _note_keys(span.trace, tally, known, keys)
         return bool(misses)
 
 
@@ -402,6 +398,19 @@ def _ledger(span: OpenSpan) -> CacheLedger:
         ledger = span.ledgers.setdefault("cache", CacheLedger())
     assert ledger is not None
     return ledger
+
+
+def _note_keys(
+    trace: list[tuple[Any, str, tuple[object, ...]]],
+    tally: CacheTally,
+    known: Command,
+    keys: Sequence[Any],
+) -> None:
+    if known.lookup is not None:
+        trace.append((tally, "lookup", tuple(keys)))
+    elif tally.kind == "write" or known.is_script:
+        # A script may do either; what matters is that it may have written.
+        trace.append((tally, "write", tuple(keys)))
 
 
 def _hash(words: Sequence[Any]) -> int:
