@@ -28,7 +28,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[0-9a-
 _HEX = re.compile(r"(?=.*\d)[0-9a-fA-F]{16,}")
 _WORD = re.compile(r"[A-Za-z][A-Za-z_-]*")
 _NUMBERED = re.compile(r"([A-Za-z][A-Za-z_-]*?[_-])\d+")
-_VERSION = re.compile(r"v\d{1,3}")
+_VERSION = re.compile(r"v\d{1,3}", re.ASCII)
 _ID = re.compile(r"[\w~+=-]+", re.ASCII)
 _LONGEST_NAME = 40
 _MAX_PARTS = 12
@@ -50,7 +50,7 @@ def key_pattern(key: object, words: Collection[str] = ()) -> str:
         key: what was sent to the cache: text, bytes or a number.
         words: words that may be shown wherever they stand.
     """
-    pieces = _SEPARATOR.split(_text(key))
+    pieces = _SEPARATOR.split(as_text(key))
     parts = pieces[::2]
     shown: list[str] = []
     named = False
@@ -86,10 +86,20 @@ def _kind(part: str, words: Collection[str], *, is_name: bool) -> str:  # noqa: 
     return "{id}" if _ID.fullmatch(part) else _REST
 
 
-def _text(key: object) -> str:
-    if isinstance(key, bytes | bytearray | memoryview):
-        return bytes(key).decode("utf-8", "replace")
-    return str(key)
+def as_text(key: object) -> str:
+    """Return a key as text: the same for text and its bytes.
+
+    What no client would send is not asked for its text, which may do or fail in anything.
+    """
+    match key:
+        case str():
+            return key
+        case bytes() | bytearray() | memoryview():
+            return bytes(key).decode("utf-8", "surrogateescape")
+        case int() | float():
+            return repr(key)
+        case _:
+            return f"<{type(key).__name__}>"
 
 
 def held_object(key: object) -> str | None:
@@ -97,7 +107,7 @@ def held_object(key: object) -> str | None:
 
     Such a key is another one for each object, and now and then that of an object long gone.
     """
-    match = _ADDRESS.search(_text(key))
+    match = _ADDRESS.search(as_text(key))
     return match[1] if match else None
 
 
@@ -107,7 +117,7 @@ def difference(first: object, second: object) -> str:
     Like ``1 of 3 parts differs: part 2 holds the address of an object (Session)``. Parts are what
     stands between colons outside brackets and quotes.
     """
-    pairs = list(zip_longest(_parts(_text(first)), _parts(_text(second))))
+    pairs = list(zip_longest(_parts(as_text(first)), _parts(as_text(second))))
     differing = [(n, a, b) for n, (a, b) in enumerate(pairs, start=1) if a != b]
     verb = "differs" if len(differing) == 1 else "differ"
     details = "; ".join(f"part {n} {_describe(a, b)}" for n, a, b in differing[:3])

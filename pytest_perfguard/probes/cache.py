@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from functools import partial, wraps
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.callsite import waiting_user_frame
-from pytest_perfguard.key_patterns import held_object, key_pattern
+from pytest_perfguard.key_patterns import as_text, held_object, key_pattern
 from pytest_perfguard.probes.cache_ledger import CacheLedger, CacheTally
-from pytest_perfguard.probes.redis_commands import Command, command, payload
+from pytest_perfguard.probes.redis_commands import ERROR_CODES, Command, command, payload, words
 from pytest_perfguard.probes.redis_internals import Seam, queued, seams
 from pytest_perfguard.spans import Clock, OpenSpan, Spans
 from pytest_perfguard.units import shown
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 # Where a command is added up, and what takes its reply and returns whether something was missed.
 _Begun = tuple[CacheTally, Callable[[Any], bool]]
 _Begin = Callable[[OpenSpan, Any, Sequence[Any], FrameType], _Begun]
+
+# Takes up what a client does on its own account.
+_NOBODY = CacheTally("", "connect")
 
 _MAX_KNOWN = 4_096
 _MAX_PATTERNS = 3
@@ -138,18 +142,19 @@ class _Observer:
             if span is None or under_way.get() is not None:
                 return original(client, *args, **options)
             tally, answered = begin(span, client, args, sys._getframe(1))
-            if asyncio._get_running_loop() is not None:
+            is_blocking = asyncio._get_running_loop() is not None
+            if is_blocking:
                 tally.blocking += 1
             token = under_way.set(tally)
             started = clock()
             try:
                 reply = original(client, *args, **options)
             except BaseException as error:
-                _note_error(tally, error, args)
+                _note_error(tally, error, args, is_blocking=is_blocking)
                 raise
             finally:
                 took = clock() - started
-                under_way.reset(token)
+                _leave(under_way, token)
                 span.advance(tally, started, took)
             if answered(reply) and span.on_miss is not None:
                 span.on_miss.wait()
@@ -182,7 +187,7 @@ class _Observer:
                 raise
             finally:
                 took = clock() - started
-                under_way.reset(token)
+                _leave(under_way, token)
                 span.advance(tally, started, took)
             if answered(reply) and span.on_miss is not None:
                 await span.on_miss.wait_async()
@@ -193,6 +198,8 @@ class _Observer:
     def wrap_send(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
         """Wrap the method that everything passes that is sent; each call is a round trip."""
         under_way = self._under_way
+        # A connection may be made anew or checked first, which is not the code's affair.
+        aside = self.wrap_aside(original, is_async)
 
         @wraps(original)
         def send_packed_command(connection: Any, *args: Any, **options: Any) -> Any:
@@ -200,26 +207,9 @@ class _Observer:
             if tally is None:
                 return original(connection, *args, **options)
             tally.roundtrips += 1
-            # A connection may be made anew or checked first, which is not the code's affair.
-            token = under_way.set(None)
-            try:
-                return original(connection, *args, **options)
-            finally:
-                under_way.reset(token)
+            return aside(connection, *args, **options)
 
-        @wraps(original)
-        async def send_packed_command_async(connection: Any, *args: Any, **options: Any) -> Any:
-            tally = under_way.get()
-            if tally is None:
-                return await original(connection, *args, **options)
-            tally.roundtrips += 1
-            token = under_way.set(None)
-            try:
-                return await original(connection, *args, **options)
-            finally:
-                under_way.reset(token)
-
-        return send_packed_command_async if is_async else send_packed_command
+        return send_packed_command
 
     def wrap_aside(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
         """Wrap a method whose commands and round trips are the client's own affair."""
@@ -227,23 +217,19 @@ class _Observer:
 
         @wraps(original)
         def aside(owner: Any, *args: Any, **options: Any) -> Any:
-            if under_way.get() is None:
-                return original(owner, *args, **options)
-            token = under_way.set(None)
+            token = under_way.set(_NOBODY)
             try:
                 return original(owner, *args, **options)
             finally:
-                under_way.reset(token)
+                _leave(under_way, token)
 
         @wraps(original)
         async def aside_async(owner: Any, *args: Any, **options: Any) -> Any:
-            if under_way.get() is None:
-                return await original(owner, *args, **options)
-            token = under_way.set(None)
+            token = under_way.set(_NOBODY)
             try:
                 return await original(owner, *args, **options)
             finally:
-                under_way.reset(token)
+                _leave(under_way, token)
 
         return aside_async if is_async else aside
 
@@ -253,6 +239,7 @@ class _Observer:
         self, span: OpenSpan, _client: object, args: Sequence[Any], inner: FrameType
     ) -> _Begun:
         """Count a command; return where it is added up, and what to call with its reply."""
+        args = words(args)
         known = command(args[0])
         keys = known.keys(args)
         ledger = _ledger(span)
@@ -271,10 +258,13 @@ class _Observer:
                 ledger.by_place.clear()
             ledger.by_place[place] = tally
         tally.count += 1
-        tally.bytes_out += sum(map(payload, args))
+        # Taken first: what is read before a call may be another thread's past after it.
+        sent = sum(map(payload, args))
+        tally.bytes_out += sent
         if self._objects:
             self._note_objects(tally, keys)
-        if known.advice is not None and len(keys) == 1:
+        # The tally of what is kept no longer one by one has no advice, whatever is added to it.
+        if tally.advice is not None and len(keys) == 1:
             tally.remember(_hash(args[1:3] if known.by_field else keys))
         if self._spans.settings.show_parameters and len(tally.samples) < _MAX_SAMPLES:
             tally.samples.append(shown(args, _MAX_SAMPLE_LENGTH))
@@ -287,14 +277,16 @@ class _Observer:
         ledger = _ledger(span)
         site = self._site(ledger, inner)
         batch = []
-        for args in queued(pipeline):
+        for args in map(words, queued(pipeline)):
             known = command(args[0])
             keys = known.keys(args)
-            tally = ledger.tally(_operation(known, self._pattern(keys)), known.kind, site)
+            operation = _operation(known, self._pattern(keys))
+            tally = ledger.tally(operation, known.kind, site, known.advice)
             # One entry on the time line stands for all of them.
             tally.shown = False
             tally.count += 1
-            tally.bytes_out += sum(map(payload, args))
+            sent = sum(map(payload, args))
+            tally.bytes_out += sent
             self._note_objects(tally, keys)
             batch.append(partial(self._reply, span, tally, known, keys, args))
         return ledger.tally("pipeline", "pipeline", site), partial(_replies, batch)
@@ -359,9 +351,11 @@ class _Observer:
     ) -> bool:
         """Note a reply and return whether something was looked up and not found."""
         if isinstance(reply, Exception):
-            _note_error(tally, reply, args)
+            # In a pipeline nobody sends the command again, whatever the error.
+            _note_error(tally, reply, ())
             return False
-        tally.bytes_in += payload(reply)
+        received = payload(reply)
+        tally.bytes_in += received
         misses = 0
         if known.lookup is not None:
             try:
@@ -370,12 +364,13 @@ class _Observer:
                 return False
             tally.hits += hits
             tally.misses += misses
-        elif known.expires:
-            for key in keys:
-                _ledger(span).expires(_hash((key,)))
-        elif known.leaves_no_expiry(args, reply):
-            for key in keys:
-                _ledger(span).lasts(tally, _hash((key,)))
+        expires = known.expires(args, reply)
+        for key in () if expires is None else keys:
+            ledger = _ledger(span)
+            if expires:
+                ledger.expires(_hash((key,)))
+            else:
+                ledger.lasts(tally, _hash((key,)))
         if span.trace is not None:
             _note_keys(span.trace, tally, known, keys)
         return bool(misses)
@@ -389,6 +384,12 @@ def _replies(batch: Sequence[Callable[[Any], bool]], replies: Any) -> bool:
     for answered, reply in zip(batch, replies, strict=True):
         missed |= answered(reply)
     return missed
+
+
+def _leave(under_way: ContextVar[CacheTally | None], token: Token[CacheTally | None]) -> None:
+    # A coroutine that is thrown away is closed wherever that happens.
+    with suppress(ValueError):
+        under_way.reset(token)
 
 
 def _ledger(span: OpenSpan) -> CacheLedger:
@@ -415,16 +416,7 @@ def _note_keys(
 
 def _hash(words: Sequence[Any]) -> int:
     """Return a hash of what was sent, the same for text and its bytes."""
-    return hash(tuple(_text(word) for word in words))
-
-
-def _text(word: Any) -> Any:
-    kind = type(word)
-    if kind is str:
-        return word
-    if kind is bytes:
-        return word.decode("utf-8", "surrogateescape")
-    return bytes(word) if isinstance(word, bytearray | memoryview) else str(word)
+    return hash(tuple(map(as_text, words)))
 
 
 def _operation(known: Command, pattern: str) -> str:
@@ -437,7 +429,9 @@ def _library() -> str:
     return file.replace("\\", "/").rpartition("/")[0]
 
 
-def _note_error(tally: CacheTally, error: BaseException, args: Sequence[Any]) -> None:
+def _note_error(
+    tally: CacheTally, error: BaseException, args: Sequence[Any], *, is_blocking: bool = False
+) -> None:
     """Note a failure by its class and Redis's own code; the rest may quote what was sent."""
     name = type(error).__name__
     if name == "WatchError":
@@ -447,9 +441,10 @@ def _note_error(tally: CacheTally, error: BaseException, args: Sequence[Any]) ->
         # The client loads the script and sends the command again: as if it had been there.
         tally.count -= 1
         tally.roundtrips -= 1
-        tally.bytes_out -= sum(map(payload, args))
+        tally.blocking -= is_blocking
+        sent = sum(map(payload, args))
+        tally.bytes_out -= sent
         return
     tally.errors += 1
-    code = str(error).split(" ", 1)[0]
-    is_code = code.isascii() and code.isalpha() and code.isupper()
-    tally.facts["error"] = name + (f" ({code})" if is_code else "")
+    code = str(error).partition(" ")[0]
+    tally.facts["error"] = f"{name} ({code})" if code in ERROR_CODES else name

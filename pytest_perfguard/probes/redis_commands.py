@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from pytest_perfguard.key_patterns import as_text
+
 Args = Sequence[Any]
 
 
@@ -18,14 +20,21 @@ _ALL_KEYS = _names("DEL EXISTS MGET PFCOUNT SDIFF SINTER SUNION TOUCH UNLINK WAT
 _KEY_VALUE_PAIRS = _names("MSET MSETNX")
 _SCRIPTS = _names("EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO")
 _KEYLESS = _names("""
-    ACL BGREWRITEAOF BGSAVE CLIENT CLUSTER COMMAND CONFIG DBSIZE DISCARD ECHO EXEC FLUSHALL FLUSHDB
-    FUNCTION INFO KEYS LASTSAVE LATENCY MODULE MONITOR MULTI PING PUBLISH PUBSUB RANDOMKEY ROLE
-    SAVE SCAN SCRIPT SHUTDOWN SLOWLOG SPUBLISH SWAPDB TIME UNWATCH WAIT
+    ACL ASKING AUTH BGREWRITEAOF BGSAVE CLIENT CLUSTER COMMAND CONFIG DBSIZE DISCARD ECHO EXEC
+    FLUSHALL FLUSHDB FUNCTION HELLO INFO KEYS LASTSAVE LATENCY MODULE MONITOR MULTI PING PUBLISH
+    PUBSUB RANDOMKEY ROLE SAVE SCAN SCRIPT SELECT SENTINEL SHUTDOWN SLOWLOG SPUBLISH SWAPDB TIME
+    UNWATCH WAIT
+""")
+# Their second word belongs to their name.
+_GROUPS = _names("""
+    ACL CLIENT CLUSTER COMMAND CONFIG FUNCTION LATENCY MEMORY MODULE OBJECT PUBSUB SCRIPT SENTINEL
+    SLOWLOG XGROUP XINFO
 """)
 # What a client sends on its own account: to set up a connection, to learn of a cluster, to load a
-# script that the server does not know yet.
+# script that the server does not know yet; and what frames a transaction.
 _OF_THE_CLIENT = _names("""
     ASKING AUTH CLUSTER COMMAND DISCARD EXEC HELLO MULTI QUIT READONLY READWRITE SCRIPT SELECT
+    SENTINEL UNWATCH WATCH
 """)
 _READS = _names("""
     EXISTS GET GETBIT GETEX GETRANGE HEXISTS HGET HGETALL HKEYS HLEN HMGET HVALS JSON.GET LINDEX
@@ -33,14 +42,22 @@ _READS = _names("""
     ZREVRANGE ZSCORE
 """)
 _STORES = _names("GETSET HMSET HSET HSETEX JSON.SET MSET PSETEX SET SETEX")
-_EXPIRES = _names("DEL EXPIRE EXPIREAT PEXPIRE PEXPIREAT UNLINK")
+_REMOVES = _names("DEL GETDEL UNLINK")
+_EXPIRES = _names("EXPIRE EXPIREAT PEXPIRE PEXPIREAT PSETEX SETEX")
 # Each of these takes away whatever expiry its keys had.
 _PLAIN_STORES = _names("GETSET MSET MSETNX SETNX")
-_SET_EXPIRIES = _names("EX EXAT KEEPTTL PX PXAT")
+_SET_EXPIRIES = _names("EX EXAT PX PXAT")
 # One of these in a pipeline would make no sense, or it waits for somebody else.
 _ALONE = _names("HSCAN SSCAN WATCH XREAD XREADGROUP ZSCAN")
 _WAITING = ("BL", "BR", "BZ")
 _BY_FIELD = _names("HDEL HEXISTS HGET HINCRBY HSET SISMEMBER ZSCORE")
+
+# What an error of the server begins with; a script's own may begin with anything.
+ERROR_CODES = _names("""
+    ASK BUSY BUSYGROUP BUSYKEY CLUSTERDOWN CROSSSLOT EXECABORT IOERR LOADING MASTERDOWN MISCONF
+    MOVED NOAUTH NOGROUP NOPERM NOREPLICAS NOSCRIPT NOTBUSY OOM READONLY TRYAGAIN UNKILLABLE
+    WRONGPASS WRONGTYPE
+""")
 
 _PIPELINE = "send them together: pipe = client.pipeline(transaction=False); ...; pipe.execute()"
 _ADVICE = {
@@ -94,7 +111,6 @@ class Command:
         kind: ``read``, ``write`` (stores a value), ``other``, or ``connect`` for what a client
             needs for itself.
         lookup: returns hits and misses of a reply; None for commands that look nothing up.
-        expires: it gives its keys an expiry or removes them.
         advice: what to send instead where one key after the other is sent; None where nothing
             would be better.
         by_field: two fields of one key are two different things.
@@ -103,7 +119,6 @@ class Command:
     name: str
     kind: str
     lookup: Callable[[Args, Any], tuple[int, int]] | None
-    expires: bool
     advice: str | None
     by_field: bool
 
@@ -126,18 +141,40 @@ class Command:
             return ()
         return args[1:2]
 
-    def leaves_no_expiry(self, args: Args, reply: Any) -> bool:
-        """Return whether the keys that it wrote stay until somebody deletes them."""
+    def expires(self, args: Args, reply: Any) -> bool | None:
+        """Return whether its keys go away by themselves now, or are gone; None if as before."""
+        if self.name in _REMOVES:
+            return True
+        if self.name in _PLAIN_STORES:
+            return False if reply or self.name == "GETSET" else None
         if self.name == "SET":
-            options = {str(word).upper() for word in args[3:]}
-            # Without NX or XX it never fails to write; with GET the reply is the old value.
-            written = bool(reply) or "GET" in options
-            return written and not options & _SET_EXPIRIES
-        return self.name in _PLAIN_STORES and (bool(reply) or self.name == "GETSET")
+            options = _options(args[3:])
+            if "GET" not in options:
+                written = bool(reply)
+            else:  # the reply is the old value
+                written = ("NX" if reply is not None else "XX") not in options
+            return None if not written or "KEEPTTL" in options else bool(options & _SET_EXPIRIES)
+        if self.name == "GETEX":
+            return True if _options(args[2:]) & _SET_EXPIRIES else None
+        return True if reply and self.name in _EXPIRES else None
 
     def is_lock(self, args: Args) -> bool:
         """Return whether it takes a lock rather than stores a value."""
-        return self.name == "SET" and any(str(word).upper() == "NX" for word in args[3:])
+        return self.name == "SET" and "NX" in _options(args[3:])
+
+
+def _options(words: Args) -> set[str]:
+    return {as_text(word).upper() for word in words}
+
+
+def words(args: Args) -> Args:
+    """Return a command word by word, as it is sent: the first may be several."""
+    name, *rest = as_text(args[0]).split() or [""]
+    if not rest:
+        return args
+    if name.upper() in _GROUPS:
+        name, *rest = f"{name} {rest[0]}", *rest[1:]
+    return (name, *rest, *args[1:])
 
 
 @cache
@@ -163,7 +200,6 @@ def command(name: str | bytes) -> Command:
         name=text,
         kind=kind,
         lookup=_LOOKUPS.get(text),
-        expires=text in _EXPIRES,
         advice=None if alone else _ADVICE.get(text, _PIPELINE),
         by_field=text in _BY_FIELD,
     )
@@ -188,5 +224,7 @@ def payload(value: Any) -> int:  # noqa: PLR0911 - a table
             return sum(payload(key) + payload(item) for key, item in value.items())
         case bytearray() | memoryview():
             return len(bytes(value))
-        case _:
-            return len(str(value))
+        case int() | float():
+            return len(repr(value))
+        case _:  # what a callback of the code has made of a reply
+            return 0

@@ -31,14 +31,22 @@ def seams() -> Iterator[Seam]:
     with warnings.catch_warnings():
         # What redis-py has to say of itself is not the measured test's affair.
         warnings.simplefilter("ignore")
-        from redis import client, cluster, connection  # noqa: PLC0415 - an optional library
+        from redis import _parsers, client, cluster, connection, sentinel  # noqa: PLC0415 - optional
         from redis.asyncio import client as async_client  # noqa: PLC0415
         from redis.asyncio import cluster as async_cluster  # noqa: PLC0415
         from redis.asyncio import connection as async_connection  # noqa: PLC0415
+        from redis.asyncio import sentinel as async_sentinel  # noqa: PLC0415
 
-    for is_async, clients, clusters, connections in (
-        (False, client, cluster, connection),
-        (True, async_client, async_cluster, async_connection),
+    for is_async, clients, clusters, connections, sentinels, parser in (
+        (False, client, cluster, connection, sentinel, _parsers.CommandsParser),
+        (
+            True,
+            async_client,
+            async_cluster,
+            async_connection,
+            async_sentinel,
+            _parsers.AsyncCommandsParser,
+        ),
     ):
         for owner, method, role in (
             (clients.Redis, "execute_command", "command"),
@@ -48,9 +56,13 @@ def seams() -> Iterator[Seam]:
             (clusters.ClusterPipeline, "execute", "pipeline"),
             (connections.AbstractConnection, "send_packed_command", "send"),
             # What follows a connect (AUTH, SELECT, ...) is no round trip of the command's, nor is
-            # the loading of scripts that a server happens not to know yet.
+            # asking where a server is, or loading scripts that a server happens not to know yet.
             (connections.AbstractConnection, "connect", "aside"),
             (connections.AbstractConnection, "connect_check_health", "aside"),
+            (sentinels.SentinelManagedConnection, "connect", "aside"),
+            (clusters.NodesManager, "initialize", "aside"),
+            (parser, "initialize", "aside"),
+            (parser, "get_keys", "aside"),
             (clients.Pipeline, "load_scripts", "aside"),
         ):
             if callable(vars(owner).get(method)):
