@@ -39,13 +39,17 @@ def _content(result: Any) -> object:
 
 
 def _compare(first: Any, second: Any, place: str, depth: int) -> Iterator[str]:
-    if first is second or _equal(first, second, place):
+    nested = depth < _MAX_DEPTH and type(first) is type(second)
+    is_mapping = nested and isinstance(first, Mapping)
+    is_sequence = nested and isinstance(first, Sequence) and not isinstance(first, str | bytes)
+    # What holds others is compared part by part, so that the place is known.
+    if first is second or (not (is_mapping or is_sequence) and _equal(first, second, place)):
         return
     if type(first) is not type(second):
         yield f"{place}: {_type(first)} when cold, {_type(second)} when warm"
-    elif depth < _MAX_DEPTH and isinstance(first, Mapping):
+    elif is_mapping:
         yield from _compare_mappings(first, second, place, depth)
-    elif depth < _MAX_DEPTH and isinstance(first, Sequence) and not isinstance(first, str | bytes):
+    elif is_sequence:
         if len(first) != len(second):
             yield f"{place}: {len(first):,} items when cold, {len(second):,} when warm"
         for index, (ours, theirs) in enumerate(zip(first, second, strict=False)):
@@ -81,7 +85,8 @@ def _equal(first: Any, second: Any, place: str) -> bool:
             "themselves. Return plain data from the call, or pass same=lambda cold, warm: ..."
         )
     try:
-        return bool(first == second)
+        # A number that is none (NaN) is not even equal to itself.
+        return bool(first == second or (first != first and second != second))  # noqa: PLR0124
     except Exception as error:
         raise CacheError(
             f"{place} cannot be compared: {type(error).__name__} when two {_type(first)} are. "

@@ -20,7 +20,7 @@ so are words that the user names as harmless.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import zip_longest
 
 _SEPARATOR = re.compile(r"([:/|.#]+)")
@@ -34,11 +34,15 @@ _LONGEST_NAME = 40
 _MAX_PARTS = 12
 _REST = "{…}"
 
-# How Python shows an object that does not say how to be shown, and a function.
-_ADDRESS = re.compile(
-    r"<(?:(?:bound method|function|coroutine object|generator object) )?([\w.]+)[^<>]* at "
-    r"0x[0-9a-fA-F]+>?"
+# How Python shows an object that does not say how to be shown, and a function: the end of it, and
+# what may stand before.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_OBJECT = re.compile(
+    r"<(?:(?:bound method|function|coroutine object|generator object) )?([\w.]+)[^<>]*"
 )
+_LONGEST_OBJECT = 300
+_LONGEST_KEY = 4_096
+_LONGEST_SEPARATOR = 3
 _OPENING, _CLOSING, _QUOTES = "([{<", ")]}>", "'\""
 _TIME = re.compile(r"\d{10,19}(?:\.\d+)?|\d{4}-\d\d-\d\d[T ].*")
 
@@ -50,7 +54,7 @@ def key_pattern(key: object, words: Collection[str] = ()) -> str:
         key: what was sent to the cache: text, bytes or a number.
         words: words that may be shown wherever they stand.
     """
-    pieces = _SEPARATOR.split(as_text(key))
+    pieces = _SEPARATOR.split(as_text(key)[:_LONGEST_KEY])
     parts = pieces[::2]
     shown: list[str] = []
     named = False
@@ -65,7 +69,7 @@ def key_pattern(key: object, words: Collection[str] = ()) -> str:
         if kind == _REST:
             break
         if index < len(parts) - 1:
-            shown.append(pieces[2 * index + 1])
+            shown.append(pieces[2 * index + 1][:_LONGEST_SEPARATOR])
     return "".join(shown)
 
 
@@ -107,8 +111,17 @@ def held_object(key: object) -> str | None:
 
     Such a key is another one for each object, and now and then that of an object long gone.
     """
-    match = _ADDRESS.search(as_text(key))
-    return match[1] if match else None
+    return next((name for name, _ in _objects(as_text(key))), None)
+
+
+def _objects(text: str) -> Iterator[tuple[str, str]]:
+    """Yield the class of each object that stands in a text, and what shows it."""
+    for match in _ADDRESS.finditer(text[:_LONGEST_KEY]):
+        end = match.start()
+        start = text.rfind("<", max(end - _LONGEST_OBJECT, 0), end)
+        shown = _OBJECT.fullmatch(text, start, end) if start >= 0 else None
+        if shown:
+            yield shown[1], text[start : match.end()]
 
 
 def difference(first: object, second: object) -> str:
@@ -142,11 +155,11 @@ def _parts(key: str) -> Sequence[str]:
 
 
 def _describe(first: str | None, second: str | None) -> str:  # noqa: PLR0911 - a table
-    if first is None or second is None:
+    if not first or not second:
         return "is missing from one of them"
-    for ours, theirs in zip(_ADDRESS.finditer(first), _ADDRESS.finditer(second), strict=False):
-        if ours[0] != theirs[0]:
-            return f"holds the address of an object ({ours[1]}), another one in each call"
+    for ours, theirs in zip(_objects(first), _objects(second), strict=False):
+        if ours != theirs:
+            return f"holds the address of an object ({ours[0]}), another one in each call"
     if sorted(first) == sorted(second):
         return "holds the same in another order"
     if _TIME.fullmatch(first) and _TIME.fullmatch(second):

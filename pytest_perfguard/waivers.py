@@ -17,6 +17,7 @@ from pytest_perfguard.findings import WAIVABLE
 from pytest_perfguard.model import Finding, Site, Tally
 
 _COMMENT = re.compile(r"#\s*perfguard:(?P<rest>.*)")
+_LISTED = f"{', '.join(WAIVABLE[:-1])} and {WAIVABLE[-1]}"
 _IGNORE = re.compile(r"\s*ignore\s*\[(?P<metrics>[^\]]*)\]\s*(?P<reason>.*)")
 
 
@@ -130,7 +131,7 @@ def _waiver(file: str, line: int, text: str) -> Waiver:
     if not metrics:
         return Waiver(file, line, problem=f"the waiver names no metric: {example}")
     if unknown:
-        problem = f"{unknown[0]} cannot be waived on a line; {' and '.join(WAIVABLE)} can"
+        problem = f"{unknown[0]} cannot be waived on a line; {_LISTED} can"
         return Waiver(file, line, problem=problem)
     if not reason:
         return Waiver(file, line, problem=f"the waiver gives no reason: {example}")
