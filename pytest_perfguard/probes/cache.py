@@ -282,8 +282,6 @@ class _Observer:
             keys = known.keys(args)
             operation = _operation(known, self._pattern(keys))
             tally = ledger.tally(operation, known.kind, site, known.advice)
-            # One entry on the time line stands for all of them.
-            tally.shown = False
             tally.count += 1
             sent = sum(map(payload, args))
             tally.bytes_out += sent

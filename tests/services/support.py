@@ -1,11 +1,16 @@
-"""What the tests of the SQL probe share: a database through one driver, and ways to look."""
+"""What the tests share: a database through one driver, a cache through one client, ways to look."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import socket
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +26,10 @@ ROOT = Path(__file__).parents[2]
 ASYNC_DRIVERS = ("aiosqlite", "psycopg_async", "asyncpg")
 
 T = TypeVar("T")
+
+# What is done with a client: each thing that is yielded is done, and its result sent back. So one
+# script serves synchronous and asyncio clients alike.
+Script = Callable[[Any], Generator[Any, Any, T]]
 
 
 class Database:
@@ -72,6 +81,172 @@ class Database:
             self.call(engine.dispose)
         if self._runner is not None:
             self._runner.close()
+
+
+class Cache:
+    """One cache server through one kind of client.
+
+    Attributes:
+        client: a client of it.
+        prefix: what the keys of this test begin with.
+    """
+
+    def __init__(self, name: str, make: Callable[..., Any], prefix: str = "") -> None:
+        self.name = name
+        self.is_async = name.endswith("asyncio")
+        self.is_real = name.startswith("redis")
+        self.prefix = prefix
+        self._make = make
+        self._runner = asyncio.Runner() if self.is_async else None
+        self._made: list[Any] = []
+        self.client = self.make_client()
+
+    def make_client(self, **options: Any) -> Any:
+        """Make one more client of the same server."""
+        self._made.append(self._make(**options))
+        return self._made[-1]
+
+    def key(self, *parts: object) -> str:
+        """Return a key that no other test has."""
+        return self.prefix + ":".join(map(str, parts))
+
+    def call(self, script: Script[T], client: Any = None) -> T:
+        """Run a script with a client, by default with the first."""
+        steps = script(self.client if client is None else client)
+        return _take(steps) if self._runner is None else self.run(_take_async(steps))
+
+    def run(self, coroutine: Any) -> Any:
+        """Run a coroutine in the loop that the clients belong to."""
+        assert self._runner is not None
+        # By itself it would stay in the context, and so in the span, of its first coroutine.
+        return self._runner.run(coroutine, context=copy_context())
+
+    def close(self) -> None:
+        for client in self._made:
+            self.call(disconnect, client)
+        if self._runner is not None:
+            self._runner.close()
+
+
+def disconnect(client: Any) -> Generator[Any, Any, None]:
+    """Close a client and its connections, as a script."""
+    # What closes an asyncio client was called otherwise before redis-py 5.0.1.
+    yield getattr(client, "aclose", client.close)()
+    if hasattr(client, "connection_pool"):
+        yield client.connection_pool.disconnect()
+
+
+def _take(steps: Generator[Any, Any, T]) -> T:
+    result = None
+    while True:
+        try:
+            result = steps.send(result)
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+async def _take_async(steps: Generator[Any, Any, T]) -> T:
+    proceed: Callable[[], Any] = partial(next, steps)
+    while True:
+        try:
+            result = proceed()
+        except StopIteration as end:
+            value: T = end.value
+            return value
+        try:
+            proceed = partial(steps.send, await result if inspect.isawaitable(result) else result)
+        except Exception as error:  # noqa: BLE001 - the script decides
+            proceed = partial(steps.throw, error)
+
+
+def calls(*steps: tuple[Any, ...]) -> Script[list[Any]]:
+    """Return a script of calls: name of the method, its arguments, and a dict of its options."""
+
+    def script(client: Any) -> Generator[Any, Any, list[Any]]:
+        results: list[Any] = []
+        for step in steps:
+            result = yield _called(client, *step)
+            results += [result]
+        return results
+
+    return script
+
+
+def piped(
+    *steps: tuple[Any, ...], transaction: bool = False, raise_on_error: bool = True
+) -> Script[Any]:
+    """Return a script of calls that are sent in one pipeline."""
+
+    def script(client: Any) -> Generator[Any, Any, Any]:
+        pipe = client.pipeline(transaction=transaction)
+        for step in steps:
+            _called(pipe, *step)
+        return (yield pipe.execute(raise_on_error=raise_on_error))
+
+    return script
+
+
+def _called(client: Any, method: str, *args: Any) -> Any:
+    if args and isinstance(args[-1], dict):
+        return getattr(client, method)(*args[:-1], **args[-1])
+    return getattr(client, method)(*args)
+
+
+@contextmanager
+def redis_server(program: str, folder: Path, *options: str, ready: str) -> Iterator[int]:
+    """Run a server of our own until the end of the block; gives its port.
+
+    Args:
+        ready: what it says once it can be used.
+    """
+    for _ in range(10):
+        port, other = free_ports(2)
+        numbered = [option.format(port=port, other=other) for option in options]
+        with subprocess.Popen(
+            [program, *numbered], cwd=folder, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            said = []
+            for line in process.stdout:
+                said.append(line)
+                if ready in line:
+                    try:
+                        yield port
+                    finally:
+                        process.kill()
+                    return
+        # The port was taken by somebody else in the meantime.
+        if not any("in use" in line for line in said):
+            break
+    raise RuntimeError("the server did not start:\n" + "".join(said))
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports of this machine that nobody listens on at the moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def cache_counts(measured: Measurement) -> dict[str, float]:
+    """Return what is counted of cache commands, without what is 0."""
+    names = (
+        "hits", "misses", "commands", "roundtrips", "n_plus_one", "writes_without_ttl",
+        "blocking_calls", "errors",
+    )  # fmt: skip
+    return {name: value for name in names if (value := measured[f"cache_{name}"])}
+
+
+def cache_tallies(measured: Measurement) -> list[Tally]:
+    """Return the tallies of the block's own cache commands."""
+    return [
+        tally
+        for tally in done(measured).tallies
+        if tally.probe == "cache" and tally.kind not in ("connect", "pipeline")
+    ]
 
 
 def done(measured: Measurement) -> Span:
