@@ -6,11 +6,22 @@ import re
 import pytest
 
 from pytest_perfguard.errors import MetricError
-from pytest_perfguard.metrics import METRICS, lookup, measure_all
+from pytest_perfguard.metrics import IN_PROCESS, METRICS, lookup, measure_all
 from pytest_perfguard.model import Span
 from pytest_perfguard.units import parse
 from tests.unit.build import finding, site, span, tally
 
+_TIMES = {
+    "mean": 0.02, "median": 0.03, "p95": 0.04, "p99": 0.05, "max": 0.06, "stddev": 0.07,
+    "iqr": 0.08, "cpu": 0.09,
+}  # fmt: skip
+# Known where something was timed, or asked of a contract, or answered.
+_UNKNOWN = {
+    "sql_full_scans", "pool_peak", "cache_hit_ratio",
+    "cache_rereads", "cache_differences", "cache_recomputations",
+    "response_bytes", "response_bytes_decoded",
+    *(f"{group}_{statistic}" for group in ("http", "time") for statistic in _TIMES),
+}  # fmt: skip
 _CHILD = span(
     tally(
         "SELECT b FROM u",
@@ -19,11 +30,33 @@ _CHILD = span(
         peaks={"seconds": 0.2},
     ),
     tally("COMMIT", kind="transaction", count=0, sums={"commits": 2}),
+    tally(
+        "GET Resource:{int}",
+        probe="cache",
+        count=6,
+        sums={"hits": 2, "misses": 4, "roundtrips": 6, "bytes_out": 90, "bytes_in": 40,
+              "blocking": 6, "unstable": 1},
+    ),
+    tally(
+        "GET /",
+        probe="http",
+        kind="request",
+        count=1,
+        sums={"errors": 1},
+        peaks={"bytes": 900, "decoded": 4000},
+    ),
     name="GET /",
     kind="request",
-    peaks={"pool_peak": 0.75},
-    findings=(finding("sql_duplicates", weight=4), finding(tally=tally(site=site(8)))),
-)
+    timing={"statistics": _TIMES},
+    peaks={"pool_peak": 0.75, "cache_differences": 1, "cache_recomputations": 2},
+    findings=(
+        finding("sql_duplicates", weight=4),
+        finding(tally=tally(site=site(8))),
+        finding("cache_n_plus_one", tally=tally("GET Resource:{int}", probe="cache")),
+    ),
+)  # fmt: skip
+_QUICKER = {name: value / 2 for name, value in _TIMES.items()}
+_SLOWER = {name: value * 2 for name, value in _TIMES.items()}
 _WHOLE = span(
     tally(
         count=20,
@@ -33,16 +66,41 @@ _WHOLE = span(
     tally("UPDATE t SET a = ?", kind="write", sums={"roundtrips": 1, "full_scans": 1}),
     tally("SAVEPOINT a", kind="transaction", count=9, sums={"roundtrips": 9, "seconds": 9.0}),
     tally("SELECT version()", kind="connect", count=9, sums={"roundtrips": 9, "rows": 9}),
-    tally("GET", probe="cache", kind="get", count=99, sums={"roundtrips": 99}),
-    peaks={"pool_peak": 0.5},
+    tally(
+        "SET Resource:{int}",
+        probe="cache",
+        kind="write",
+        count=10,
+        sums={"bytes_out": 800, "lasting": 3, "errors": 2, "seconds": 9.0},
+    ),
+    tally("pipeline", probe="cache", kind="pipeline", count=0, sums={"roundtrips": 1}),
+    tally(
+        "GET /big", probe="http", kind="request", count=3, peaks={"bytes": 1200, "decoded": 1200}
+    ),
+    tally("get_rates", probe="cache", kind=IN_PROCESS, count=9, sums={"hits": 7, "misses": 2}),
+    tally(
+        "HELLO",
+        probe="cache",
+        kind="connect",
+        count=1,
+        sums={"roundtrips": 1, "bytes_out": 7, "errors": 1},
+    ),
+    peaks={"pool_peak": 0.5, "cache_rereads": 5, "cache_differences": 3},
     findings=(
         finding(),
         finding("sql_duplicates", weight=3),
         finding("sql_duplicates", weight=30, waiver="known"),
         finding(tally=tally(site=site(9)), waiver="known"),
+        finding("cache_n_plus_one", tally=tally("HGET h", probe="cache")),
+        finding("cache_n_plus_one", tally=tally("DEL a", probe="cache"), waiver="known"),
     ),
-    probes=("sql", "plans"),
-    children=(_CHILD,),
+    probes=("sql", "plans", "cache"),
+    children=(
+        _CHILD,
+        span(name="GET /other", kind="request", timing={"statistics": _QUICKER}),
+        span(name="quick", kind="call", timing={"statistics": _TIMES}),
+        span(name="slow", kind="call", timing={"statistics": _SLOWER}),
+    ),
 )
 
 
@@ -60,6 +118,40 @@ _WHOLE = span(
         ("sql_errors", 1),
         ("sql_full_scans", 2),
         ("pool_peak", 0.75),
+        ("cache_hits", 9),
+        ("cache_misses", 6),
+        ("cache_hit_ratio", 0.6),
+        ("cache_commands", 16),
+        ("cache_roundtrips", 7),
+        ("cache_bytes", 930),
+        ("cache_n_plus_one", 2),
+        ("cache_writes_without_ttl", 3),
+        ("cache_unstable_keys", 1),
+        ("cache_blocking_calls", 6),
+        ("cache_errors", 2),
+        ("cache_rereads", 5),
+        ("cache_differences", 3),
+        ("cache_recomputations", 2),
+        ("http_requests", 4),
+        ("http_errors", 1),
+        ("response_bytes", 1200),
+        ("response_bytes_decoded", 4000),
+        ("http_mean", 0.02),
+        ("http_median", 0.03),
+        ("http_p95", 0.04),
+        ("http_p99", 0.05),
+        ("http_max", 0.06),
+        ("http_stddev", 0.07),
+        ("http_iqr", 0.08),
+        ("http_cpu", 0.09),
+        ("time_mean", 0.04),
+        ("time_median", 0.06),
+        ("time_p95", 0.08),
+        ("time_p99", 0.10),
+        ("time_max", 0.12),
+        ("time_stddev", 0.14),
+        ("time_iqr", 0.16),
+        ("time_cpu", 0.18),
     ],
 )
 def test_a_metric_is_taken_from_the_span_and_those_inside_it(name: str, value: float) -> None:
@@ -82,7 +174,7 @@ def test_the_entry_of_a_metric_is_complete(name: str) -> None:
     metric = METRICS[name]
     assert metric.name == name
     assert name.isidentifier()
-    assert re.fullmatch(r"[A-Z].*[^.]\.", metric.help)
+    assert re.fullmatch(r"[A-Z0-9].*[^.]\.", metric.help)
     assert metric.help == inspect.cleandoc(metric.help)
     assert metric.probe
     assert metric.guide is None or parse(metric.guide, metric.unit) > 0
@@ -90,7 +182,11 @@ def test_the_entry_of_a_metric_is_complete(name: str) -> None:
 
 def test_the_limits_of_the_guide_are_those_of_the_guide() -> None:
     guides = {name: metric.guide for name, metric in METRICS.items() if metric.guide}
-    assert guides == {"sql_slowest": "100ms", "pool_peak": "80%"}
+    assert guides == {
+        "sql_slowest": "100ms",
+        "pool_peak": "80%",
+        **dict.fromkeys(("http_mean", "http_median", "http_p95", "http_p99", "http_max"), "200ms"),
+    }
 
 
 def test_one_line_that_repeats_in_two_requests_is_one_n_plus_one() -> None:
@@ -148,7 +244,49 @@ def test_a_level_is_observed_where_it_was_noted() -> None:
 
 def test_all_metrics_with_a_value_are_measured() -> None:
     assert set(measure_all(_WHOLE)) == set(METRICS)
-    assert set(measure_all(span())) == set(METRICS) - {"sql_full_scans", "pool_peak"}
+    assert set(measure_all(span())) == set(METRICS) - _UNKNOWN
+
+
+def test_a_statistic_that_one_of_the_timed_has_too_few_rounds_for_is_not_known() -> None:
+    few = {name: value for name, value in _TIMES.items() if name != "p95"}
+    parts = (span(kind="request", timing={"statistics": kept}) for kept in (_TIMES, few))
+    both = span(children=tuple(parts))
+    assert METRICS["http_p95"].measure(both) is None
+    assert METRICS["http_mean"].measure(both) == 0.02
+
+
+def test_a_ratio_needs_a_lookup_and_not_just_a_command() -> None:
+    stored = tally("SET a", probe="cache", kind="write")
+    missed = tally("GET a", probe="cache", sums={"misses": 1})
+    ratio = METRICS["cache_hit_ratio"]
+    assert ratio.measure(span(stored)) is None
+    assert not ratio.observed(span(stored))
+    assert ratio.measure(span(stored, missed)) == 0
+    assert ratio.observed(span(stored, missed))
+
+
+def test_the_metrics_of_contracts_are_observed_where_a_contract_noted_them() -> None:
+    for name in ("cache_rereads", "cache_differences", "cache_recomputations"):
+        assert METRICS[name].observed(span(children=(span(peaks={name: 0}),)))
+        assert not METRICS[name].observed(span(tally("GET a", probe="cache", sums={"hits": 1})))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "limit", "kept"),
+    [
+        ("cache_hits", 1, 1, True),
+        ("cache_hits", 0, 1, False),
+        ("cache_hit_ratio", 0.8, 0.8, True),
+        ("cache_hit_ratio", 0.79, 0.8, False),
+        ("cache_hit_ratio", 1.0, 0.8, True),
+        ("cache_misses", 1, 1, True),
+        ("cache_misses", 2, 1, False),
+    ],
+)
+def test_what_is_better_when_higher_has_a_floor_and_all_else_a_ceiling(
+    name: str, value: float, limit: float, kept: bool
+) -> None:
+    assert METRICS[name].keeps(value, limit) is kept
 
 
 @pytest.mark.parametrize("name", METRICS)

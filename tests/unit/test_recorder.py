@@ -14,6 +14,7 @@ from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Moment, Site, Tally
 from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.spans import MAX_CHILDREN, Settings, Spans
+from pytest_perfguard.stats import STATISTICS
 from tests.unit.build import tally
 
 
@@ -386,7 +387,13 @@ def test_a_measurement_can_be_read_while_it_runs_and_after(
 def test_a_measurement_is_a_mapping_of_the_metrics_that_have_a_value(recorder: Recorder) -> None:
     with recorder.measure("block") as block:
         pass
-    observed = set(METRICS) - {"pool_peak", "sql_full_scans"}
+    unknown = {
+        "pool_peak", "sql_full_scans", "cache_hit_ratio",
+        "cache_rereads", "cache_differences", "cache_recomputations",
+        "response_bytes", "response_bytes_decoded",
+        *(f"{group}_{statistic}" for group in ("http", "time") for statistic in STATISTICS),
+    }  # fmt: skip
+    observed = set(METRICS) - unknown
     assert set(block) == observed
     assert len(block) == len(observed)
     assert dict(block) == dict.fromkeys(observed, 0)
@@ -401,6 +408,7 @@ def test_a_measurement_is_a_mapping_of_the_metrics_that_have_a_value(recorder: R
     [
         ("sql_querys", "unknown metric 'sql_querys'. Did you mean 'sql_queries'?"),
         ("pool_peak", "nothing was observed for 'pool_peak' in 'block'"),
+        ("cache_hit_ratio", "nothing was observed for 'cache_hit_ratio' in 'block'"),
     ],
 )
 def test_a_metric_without_a_value_is_an_error_that_says_why(

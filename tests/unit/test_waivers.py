@@ -11,6 +11,7 @@ from tests.unit.build import finding, site, tally
 
 _FILE = "app/crud.py"
 _IGNORE = "# perfguard: ignore[sql_n_plus_one]"
+_WAIVABLE = "sql_n_plus_one, sql_duplicates and cache_n_plus_one"
 
 
 @pytest.fixture
@@ -98,6 +99,14 @@ def test_two_waivers_within_an_expression_both_count(waivers: Callable[[str], Wa
     assert [one.waiver for one in found] == ["few rows", "cheap"]
 
 
+def test_a_waiver_for_commands_to_a_cache_covers_those_only(
+    waivers: Callable[[str], Waivers],
+) -> None:
+    source = "rows()  # perfguard: ignore[cache_n_plus_one] two keys at most\n"
+    in_sql, in_cache = waivers(source).apply([_at(1), _at(1, metric="cache_n_plus_one")])
+    assert (in_sql.waiver, in_cache.waiver) == (None, "two keys at most")
+
+
 @pytest.mark.parametrize("between", [" ", ": ", " - ", " \N{EM DASH} ", "\t"])
 def test_the_reason_may_be_set_off_by_a_dash_or_a_colon(
     waivers: Callable[[str], Waivers], between: str
@@ -127,11 +136,11 @@ def test_spaces_do_not_matter(waivers: Callable[[str], Waivers], comment: str) -
         ("# perfguard:", "this is not a waiver: write "),
         (
             "# perfguard: ignore[sql_n_plus_on] why",
-            "sql_n_plus_on cannot be waived on a line; sql_n_plus_one and sql_duplicates can",
+            f"sql_n_plus_on cannot be waived on a line; {_WAIVABLE} can",
         ),
         (
             "# perfguard: ignore[wall] why",
-            "wall cannot be waived on a line; sql_n_plus_one and sql_duplicates can",
+            f"wall cannot be waived on a line; {_WAIVABLE} can",
         ),
     ],
 )
