@@ -357,7 +357,8 @@ def test_a_coroutine_function_is_an_error_that_points_to_perf_time(
 
     result.assert_outcomes(failed=5)
     output = result.stdout.str()
-    assert len(re.findall(r"^E +\S+TimingError: benchmark cannot await", output, re.M)) == 5
+    told = re.findall(r"^E +\S+TimingError: benchmark cannot await", output, re.MULTILINE)
+    assert len(told) == 5
     assert "write 'await perf.time(...)' in an async test" in output
     assert "never awaited" not in output
 

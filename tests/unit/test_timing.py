@@ -13,12 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_perfguard import stats, timing
-from pytest_perfguard.errors import PerfguardError, TimingError
+from pytest_perfguard.errors import PerfguardError, RoundError, TimingError
 from pytest_perfguard.timing import (
     SAMPLE,
     Clock,
     Plan,
-    RoundError,
     Rounds,
     Summary,
     Timing,
