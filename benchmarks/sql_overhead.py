@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -25,11 +24,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Self
 
 from estimates import Estimate
+from workers import Worker, last_cpu
 
-HERE = Path(__file__).resolve().parent
 ROUNDS_PER_PROCESS = 5
 GOALS = {"core": 1.15, "orm": 1.12}
 
@@ -60,45 +58,6 @@ class Result:
     span_us: float
 
 
-class Worker:
-    """A process that runs blocks of statements under one variant."""
-
-    def __init__(self, python: str, variant: str, cpu: int | None) -> None:
-        self._variant = variant
-        env = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-        self._process = subprocess.Popen(  # noqa: S603 - our own worker
-            [python, str(HERE / "sql_worker.py"), variant],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        if cpu is not None:
-            os.sched_setaffinity(self._process.pid, {cpu})
-
-    def __enter__(self) -> Self:
-        self._answer()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-    def run(self, job: str) -> float:
-        """Run one block and return its CPU seconds."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(job + "\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the worker of {self._variant!r} ended early")
-        answer: str = json.loads(line)
-        return answer
-
-
 @contextmanager
 def environment(requirements: Iterable[str]) -> Iterator[str]:
     """Yield the Python of a new environment that has the requirements, and remove it after."""
@@ -122,11 +81,14 @@ def measure(python: str, variants: Iterable[str], rounds: int) -> dict[str, dict
     """Return the CPU seconds of each round, by variant and job."""
     order = list(variants)
     times: dict[str, dict[str, list[float]]] = {name: {job: [] for job in JOBS} for name in order}
-    cpu = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    cpu = last_cpu()
     done = 0
     while done < rounds:
         with ExitStack() as stack:
-            workers = {name: stack.enter_context(Worker(python, name, cpu)) for name in order}
+            workers = {
+                name: stack.enter_context(Worker(python, "sql_worker.py", name, cpu))
+                for name in order
+            }
             for _ in range(min(ROUNDS_PER_PROCESS, rounds - done)):
                 random.shuffle(order)
                 for job in JOBS:

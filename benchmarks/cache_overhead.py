@@ -1,0 +1,168 @@
+"""What recording costs for each command of a cache, against the bare client.
+
+Every variant runs in processes of its own, told by this one to run a block of commands, the
+variants in a new random order each round; each block is divided by what the bare client took in
+the same round. Workers are replaced every few rounds: two processes of the same program differ by
+a few percent.
+
+Two times are compared. CPU time is what the client's process worked; it is all there is to
+fakeredis. A real server makes the client wait: elapsed time is what the code that asks feels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import redis
+from estimates import Estimate
+from workers import Worker, last_cpu
+
+STANDARD_URL = "redis://127.0.0.1:6379/0"
+ROUNDS_PER_PROCESS = 5
+CLOCKS = ("cpu", "elapsed")
+VARIANTS = {
+    "bare": "bare",
+    "bare-again": "bare again (the noise)",
+    "perfguard-idle": "no span open",
+    "perfguard": "recording",
+}
+
+
+class Case(NamedTuple):
+    """One kind of block; ``clock`` tells which time its goal is about."""
+
+    label: str
+    clock: str
+    goal: float | None
+
+
+CASES = {
+    "fake": Case("fakeredis GET", "cpu", 1.15),
+    "fake-async": Case("fakeredis GET, asyncio", "cpu", 1.15),
+    "fake-new": Case("fakeredis GET, each key new", "cpu", None),
+    "real": Case("Redis GET", "elapsed", 1.10),
+    "real-async": Case("Redis GET, asyncio", "elapsed", 1.10),
+    "pipeline": Case("Redis pipeline of 20 GETs", "elapsed", None),
+}
+
+# The seconds of each round, by clock, variant and case.
+Times = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
+
+
+def measure(rounds: int) -> Times:
+    """Run the blocks."""
+    order = list(VARIANTS)
+    times: dict[str, dict[str, dict[str, list[float]]]] = {
+        clock: {name: {case: [] for case in CASES} for name in order} for clock in CLOCKS
+    }
+    cpu = last_cpu()
+    done = 0
+    while done < rounds:
+        with ExitStack() as stack:
+            workers = {
+                name: stack.enter_context(Worker(sys.executable, "cache_worker.py", name, cpu))
+                for name in order
+            }
+            for _ in range(min(ROUNDS_PER_PROCESS, rounds - done)):
+                for case in CASES:
+                    random.shuffle(order)
+                    for name in order:
+                        for clock, seconds in zip(CLOCKS, workers[name].run(case), strict=True):
+                            times[clock][name][case].append(seconds)
+                done += 1
+        print(f"\r{done} of {rounds} rounds", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return times
+
+
+def compare(times: Times, clock: str, name: str, case: str) -> Estimate:
+    """Return how many times as long as bare a variant took, round by round."""
+    pairs = zip(times[clock][name][case], times[clock]["bare"][case], strict=True)
+    return Estimate.of([a / b for a, b in pairs], ROUNDS_PER_PROCESS)
+
+
+def table(times: Times, clock: str) -> str:
+    """Return the ratios of one clock as text."""
+    names = [name for name in VARIANTS if name != "bare"]
+    heading = "".join(f"{VARIANTS[name]:>24}" for name in names)
+    lines = [f"{clock + ' time':<28}{'bare':>10}{heading}"]
+    for case, (label, _, _) in CASES.items():
+        bare = 1e6 * median(times[clock]["bare"][case])
+        ratios = "".join(f"{_ratio(compare(times, clock, name, case)):>24}" for name in names)
+        lines.append(f"{label:<28}{bare:>7.1f} us{ratios}")
+    return "\n".join(lines)
+
+
+def _ratio(found: Estimate) -> str:
+    return f"x{found.median:.3f} [{found.low:.3f}-{found.high:.3f}]"
+
+
+def verdicts(times: Times) -> dict[str, str]:
+    """Return each goal in words, and whether it is met: ``yes`` or ``NO``, and how surely."""
+    found = {}
+    for case, (label, clock, goal) in CASES.items():
+        if goal is not None:
+            ratio = compare(times, clock, "perfguard", case)
+            line = f"{label}, {clock} time: {_ratio(ratio)}, goal x{goal:.2f}"
+            found[line] = ratio.verdict(goal)
+    return found
+
+
+def main() -> int:
+    """Run the benchmark; the exit status is 1 if a goal is not met."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=100, help="rounds; five a process (100)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
+    arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    url = os.environ.setdefault("PERFGUARD_TEST_REDIS_URL", STANDARD_URL)
+    try:
+        redis.Redis.from_url(url).ping()
+    except redis.ConnectionError as error:
+        parser.error(f"no Redis to compare with; set PERFGUARD_TEST_REDIS_URL: {error}")
+    times = measure(arguments.rounds)
+    libraries = {name: version(name) for name in ("redis", "fakeredis")}
+    shown = ", ".join(f"{name} {number}" for name, number in libraries.items())
+    print(f"{shown}, CPython {sys.version.split()[0]}, {arguments.rounds} rounds")
+    print("median of the ratios to bare and its 95 % interval\n")
+    for clock in CLOCKS:
+        print(table(times, clock), end="\n\n")
+    goals = verdicts(times)
+    for line, verdict in goals.items():
+        print(f"{line}: {verdict}")
+    if arguments.json:
+        data = {
+            "python": sys.version.split()[0],
+            **libraries,
+            "rounds": arguments.rounds,
+            "bare_us": {
+                clock: {case: 1e6 * median(times[clock]["bare"][case]) for case in CASES}
+                for clock in CLOCKS
+            },
+            "ratios": {
+                clock: {
+                    name: {case: asdict(compare(times, clock, name, case)) for case in CASES}
+                    for name in VARIANTS
+                }
+                for clock in CLOCKS
+            },
+            "goals": goals,
+        }
+        arguments.json.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(verdict.startswith("yes") for verdict in goals.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
