@@ -19,6 +19,8 @@ def differences(first: object, second: object) -> list[str]:
     Raises:
         CacheError: if they are of a type that cannot tell equal objects from others.
     """
+    # pytest would show what the frames of an error were called with: the values.
+    __tracebackhide__ = True
     return list(_compare(_content(first), _content(second), "result", 0))
 
 
@@ -39,6 +41,7 @@ def _content(result: Any) -> object:
 
 
 def _compare(first: Any, second: Any, place: str, depth: int) -> Iterator[str]:
+    __tracebackhide__ = True
     nested = depth < _MAX_DEPTH and type(first) is type(second)
     is_mapping = nested and isinstance(first, Mapping)
     is_sequence = nested and isinstance(first, Sequence) and not isinstance(first, str | bytes)
@@ -64,6 +67,7 @@ def _compare(first: Any, second: Any, place: str, depth: int) -> Iterator[str]:
 def _compare_mappings(
     first: Mapping[Any, Any], second: Mapping[Any, Any], place: str, depth: int
 ) -> Iterator[str]:
+    __tracebackhide__ = True
     for count, side in (
         (len(first.keys() - second.keys()), "cold"),
         (len(second.keys() - first.keys()), "warm"),
@@ -78,6 +82,7 @@ def _compare_mappings(
 
 
 def _equal(first: Any, second: Any, place: str) -> bool:
+    __tracebackhide__ = True
     by_identity: object = object.__eq__
     if type(first).__eq__ is by_identity and type(first) is type(second):
         raise CacheError(
@@ -87,11 +92,11 @@ def _equal(first: Any, second: Any, place: str) -> bool:
     try:
         # A number that is none (NaN) is not even equal to itself.
         return bool(first == second or (first != first and second != second))  # noqa: PLR0124
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is told by its class alone
         raise CacheError(
             f"{place} cannot be compared: {type(error).__name__} when two {_type(first)} are. "
             "Return plain data from the call, or pass same=lambda cold, warm: ..."
-        ) from error
+        ) from None
 
 
 def _type(value: object) -> str:

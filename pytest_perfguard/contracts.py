@@ -59,6 +59,7 @@ def cold_warm(
     may_read: Collection[str],
 ) -> Steps:
     """Call twice, the first time with an empty cache, and compare."""
+    __tracebackhide__ = True
     yield from job.unmeasured(flush)
     asked_cold: _Trace = []
     first = job.open("cold", cold)
@@ -125,19 +126,24 @@ def _note_misses(span: OpenSpan, warm: Span, cold: _Trace, warm_asked: _Trace) -
 
 def _why_missed(cold: _Trace, warm: _Trace) -> str:
     asked, asked_again = _lookups(cold), _lookups(warm)
-    written = {key for _, use, keys in cold if use == "write" for key in map(_plain, keys)}
-    for (tally, key), (_, key_again) in zip(asked, asked_again, strict=False):
-        if key != key_again:
-            return _explain(
-                f"the key changed between two identical calls: {difference(key, key_again)}",
-                tally,
-                "build the key from what the result depends on, not from objects that are made "
-                "for each call",
-            )
-    for tally, key in asked_again:
+    written = dict.fromkeys(_plain(key) for _, use, keys in cold if use == "write" for key in keys)
+    before = {key for _, key in asked}
+    again = {key for _, key in asked_again}
+    gone = [key for _, key in asked if key not in again]
+    new = [(tally, key) for tally, key in asked_again if key not in before]
+    if gone and new:
+        tally, key = new[0]
+        return _explain(
+            f"the key changed between two identical calls: {difference(gone[0], key)}",
+            tally,
+            "build the key from what the result depends on, not from objects that are made "
+            "for each call",
+        )
+    missed = _lookups(warm, ("miss",))
+    for tally, key in missed:
         if key in written:
             continue
-        others = [other for other in written if other not in {key for _, key in asked}]
+        others = [other for other in written if other not in before]
         if others:
             return _explain(
                 f"the cold call stored under another key than it looked up: "
@@ -148,8 +154,8 @@ def _why_missed(cold: _Trace, warm: _Trace) -> str:
         return _explain(
             "the cold call looked this up and stored nothing under it", tally, "store the result"
         )
-    if asked_again:
-        tally, _ = asked_again[0]
+    if missed:
+        tally, _ = missed[0]
         return _explain(
             "what the cold call stored could not be found again",
             tally,
@@ -158,8 +164,10 @@ def _why_missed(cold: _Trace, warm: _Trace) -> str:
     return ""
 
 
-def _lookups(trace: _Trace) -> list[tuple[Any, object]]:
-    asked = [(tally, keys) for tally, use, keys in trace if use == "lookup"]
+def _lookups(
+    trace: _Trace, outcomes: Collection[str] = ("hit", "miss")
+) -> list[tuple[Any, object]]:
+    asked = [(tally, keys) for tally, use, keys in trace if use in outcomes]
     return [(tally, _plain(key)) for tally, keys in asked for key in keys]
 
 
@@ -199,6 +207,7 @@ def _reads(span: Span) -> list[Tally]:
 def _note_differences(
     span: OpenSpan, cold: object, warm: object, same: Callable[[Any, Any], bool] | None
 ) -> None:
+    __tracebackhide__ = True
     if same is not None:
         found = [] if same(cold, warm) else ["same= says that the two results are not the same"]
     else:
@@ -372,7 +381,14 @@ def _in_threads(one: Callable[[int, threading.Barrier], None], concurrency: int)
 
 
 async def _in_tasks(one: Callable[[int], Awaitable[None]], concurrency: int) -> None:
-    await asyncio.gather(*(one(number) for number in range(1, concurrency + 1)))
+    calls = [asyncio.ensure_future(one(number)) for number in range(1, concurrency + 1)]
+    try:
+        await asyncio.gather(*calls)
+    finally:
+        # None goes on after the error of another.
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 def _note_recomputations(span: OpenSpan, calls: Sequence[Span], warm: Span) -> None:
@@ -381,8 +397,13 @@ def _note_recomputations(span: OpenSpan, calls: Sequence[Span], warm: Span) -> N
     doers: dict[_Work, list[Tally]] = {}
     for call in calls:
         for work, tallies in _work(call).items():
-            if _amount(tallies) > _amount(usual.get(work, ())):
+            if tallies[0].kind != IN_PROCESS and _amount(tallies) > _amount(usual.get(work, ())):
                 doers.setdefault(work, []).append(tallies[0])
+    # Whose misses they were is not known of caches that count by themselves.
+    for work, tallies in _work(Span("", "block", children=tuple(calls))).items():
+        more = _amount(tallies) - len(calls) * _amount(usual.get(work, ()))
+        if tallies[0].kind == IN_PROCESS and more > 0:
+            doers[work] = tallies[:1] * min(int(more), len(calls))
     # What the database did says more than what was stored afterwards.
     most = max(doers.values(), key=lambda tallies: (len(tallies), tallies[0].probe), default=[])
     span.level("cache_recomputations", len(most))

@@ -18,7 +18,7 @@ from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
 from pytest_perfguard.recorder import Measurement
 from pytest_perfguard.rounds import Http, Timed, name_of, timed
 from pytest_perfguard.spans import OpenSpan
-from pytest_perfguard.units import Unit, parse, shown
+from pytest_perfguard.units import Unit, parse
 
 _Cache = TypeVar("_Cache")
 
@@ -265,11 +265,12 @@ class Perf:
         return job.run(steps(), lazily=iscoroutinefunction(function))
 
     def _job(self, where: str, **functions: Callable[..., object] | None) -> Job:
+        __tracebackhide__ = True
         for name, value in functions.items():
             if value is not None and not callable(value):
                 raise CacheError(
-                    f"{where}: {name} is {shown(value)}, which cannot be called: pass a function, "
-                    "such as lambda: client.get('/')"
+                    f"{where}: {name} is of type {type(value).__name__}, which cannot be called: "
+                    "pass a function, such as lambda: client.get('/')"
                 )
         return Job(self._guard, self._item, where, self._caller())
 

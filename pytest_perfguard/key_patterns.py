@@ -44,7 +44,10 @@ _LONGEST_OBJECT = 300
 _LONGEST_KEY = 4_096
 _LONGEST_SEPARATOR = 3
 _OPENING, _CLOSING, _QUOTES = "([{<", ")]}>", "'\""
-_TIME = re.compile(r"\d{10,19}(?:\.\d+)?|\d{4}-\d\d-\d\d[T ].*")
+# A time of day with its colons; bare numbers between colons may be anything.
+_CLOCK = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.]*(?:Z|[+-]\d\d:?\d\d)?|\d\d:\d\d:\d\d\.\d+"
+_TIME = re.compile(rf"\d{{10,19}}(?:\.\d+)?|\d{{4}}-\d\d-\d\d[T ].*|{_CLOCK}")
+_IN_CLOCK = re.compile(_CLOCK)
 
 
 def key_pattern(key: object, words: Collection[str] = ()) -> str:
@@ -139,6 +142,7 @@ def difference(first: object, second: object) -> str:
 
 def _parts(key: str) -> Sequence[str]:
     parts, start, depth, quote = [], 0, 0, ""
+    clocks = {n for found in _IN_CLOCK.finditer(key) for n in range(*found.span())}
     for index, character in enumerate(key):
         if quote:
             quote = "" if character == quote else quote
@@ -148,7 +152,7 @@ def _parts(key: str) -> Sequence[str]:
             depth += 1
         elif character in _CLOSING:
             depth = max(depth - 1, 0)
-        elif character == ":" and not depth:
+        elif character == ":" and not depth and index not in clocks:
             parts.append(key[start:index])
             start = index + 1
     return [*parts, key[start:]]

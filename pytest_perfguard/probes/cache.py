@@ -370,7 +370,7 @@ class _Observer:
             else:
                 ledger.lasts(tally, _hash((key,)))
         if span.trace is not None:
-            _note_keys(span.trace, tally, known, keys)
+            _note_keys(span.trace, tally, known, keys, found=not misses)
         return bool(misses)
 
 
@@ -404,9 +404,11 @@ def _note_keys(
     tally: CacheTally,
     known: Command,
     keys: Sequence[Any],
+    *,
+    found: bool,
 ) -> None:
     if known.lookup is not None:
-        trace.append((tally, "lookup", tuple(keys)))
+        trace.append((tally, "hit" if found else "miss", tuple(keys)))
     elif tally.kind == "write" or known.is_script:
         # A script may do either; what matters is that it may have written.
         trace.append((tally, "write", tuple(keys)))
