@@ -91,7 +91,7 @@ def _counting(base: type[Any]) -> type[Any]:
             if iscoroutinefunction(function):
                 raise _asynchronous(function)
             if setup is not None:
-                args, kwargs = setup() or (args, kwargs)
+                args, kwargs = _unmeasured(recorder, setup) or (args, kwargs)
             name = getattr(function, "__qualname__", type(function).__qualname__)
             opened = recorder.open(name.replace("<locals>.", ""), "call")
             try:
@@ -102,7 +102,7 @@ def _counting(base: type[Any]) -> type[Any]:
                 result.close()
                 raise _asynchronous(function)
             if teardown is not None:
-                teardown(*args, **kwargs)
+                _unmeasured(recorder, lambda: teardown(*args, **kwargs))
             self.extra_info.update(_counts(span))
             recorder.stop()
             try:
@@ -113,6 +113,15 @@ def _counting(base: type[Any]) -> type[Any]:
                 recorder.keep(opened, _with_times(span, self))
 
     return CountingBenchmark
+
+
+def _unmeasured(recorder: Recorder, call: Callable[[], Any]) -> Any:
+    """Call what only the counted call needs, and the test has not asked for."""
+    span = recorder.open("unmeasured", "block")
+    try:
+        return call()
+    finally:
+        recorder.close(span, keep=False)
 
 
 def _asynchronous(function: object) -> TimingError:

@@ -195,7 +195,7 @@ def _level_rule(line: str, mistakes: list[str]) -> LevelRule | None:
         )
     elif len(words) > 1 and not is_endpoint(" ".join(words)):
         mistakes.append(f"{where}: write 'PATTERN METRIC: LEVEL'")
-    elif words and words[0].isidentifier() and metric is None:
+    elif len(words) == 1 and words[0].isidentifier() and metric is None:
         try:
             lookup(words[0])
         except MetricError as error:

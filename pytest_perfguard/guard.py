@@ -16,8 +16,9 @@ from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.benchmark_fixture import attach, is_benchmark
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
-from pytest_perfguard.metrics import lookup, measure_all
-from pytest_perfguard.model import Level, Record, Span, Verdict
+from pytest_perfguard.errors import SettingError
+from pytest_perfguard.metrics import METRICS, lookup, measure_all
+from pytest_perfguard.model import Level, Record, Span, Status, Verdict
 from pytest_perfguard.options import option, tables
 from pytest_perfguard.places import mark_line
 from pytest_perfguard.recorder import Recorder
@@ -58,6 +59,8 @@ class Plan:
     # Blocks that have been made and not yet left, by what is wrong with them if they stay so.
     pending: dict[object, str] = field(default_factory=dict)
     marks: int = 0
+    # Whether pytest-benchmark is switched off, so that no limit on time can be proved.
+    times_nothing: bool = False
     record: Record | None = None
 
     @property
@@ -83,6 +86,11 @@ class Guard:
 
     def __init__(self, config: pytest.Config) -> None:
         budgets, levels = tables(config)
+        try:
+            Rules.read(budgets, levels)
+        except SettingError as error:
+            file = config.rootpath / "pyproject.toml"
+            raise SettingError(f"{file}, [tool.perfguard.budgets]:\n{error}") from None
         self.rules = Rules.read(
             [*budgets, *option(config, "budgets")], [*levels, *option(config, "level")]
         )
@@ -250,11 +258,7 @@ class Guard:
     def _count_benchmark(self, benchmark: Any, plan: Plan) -> None:
         """Let pytest-benchmark's fixture count a call; where it times nothing, say so and pass."""
         attach(benchmark, self.recorder)
-        if benchmark.disabled:
-            plan.budgets = tuple(
-                replace(budget, level=Level.WARN) if budget.metric.probe == "time" else budget
-                for budget in plan.budgets
-            )
+        plan.times_nothing = bool(benchmark.disabled)
 
     def begin(self, item: pytest.Item, plan: Plan) -> None:
         """Open the span of a test."""
@@ -279,7 +283,10 @@ class Guard:
             span=span,
             metrics=measure_all(span),
             verdicts=(
-                *judge(span, plan.budgets, self.unproven),
+                *(
+                    _excused(v) if plan.times_nothing else v
+                    for v in judge(span, plan.budgets, self.unproven)
+                ),
                 *plan.verdicts,
                 *self._judge_endpoints(item, span),
             ),
@@ -421,6 +428,13 @@ def _locate(report: pytest.TestReport, item: pytest.Item) -> None:
         crash.message = crash.message.partition("\n")[0]
         crash.path = str(item.path)
         crash.lineno = (item.location[1] or 0) + 1
+
+
+def _excused(verdict: Verdict) -> Verdict:
+    """Let a limit on time only warn where it could not be proved."""
+    if verdict.status is Status.UNPROVEN and METRICS[verdict.metric].probe == "time":
+        return replace(verdict, level=Level.WARN)
+    return verdict
 
 
 def _is_worse(verdict: Verdict, known: Verdict) -> bool:

@@ -176,8 +176,8 @@ def tables(config: pytest.Config) -> tuple[list[str], list[str]]:
         table = tomllib.loads(text).get("tool", {}).get("perfguard", {})
     except ValueError as error:
         raise SettingError(f"{file}: {error}") from None
-    unknown = set(table) - {"budgets"}
-    budgets, levels = table.get("budgets", {}), []
+    unknown = set(table) - {"budgets"} if isinstance(table, dict) else set()
+    budgets, levels = table.get("budgets", {}) if isinstance(table, dict) else None, []
     if unknown or not isinstance(budgets, dict):
         raise SettingError(
             f"{file}: [tool.perfguard] has a table 'budgets' and nothing else"
@@ -192,8 +192,7 @@ def tables(config: pytest.Config) -> tuple[list[str], list[str]]:
             )
         metrics = {name: limit for name, limit in limits.items() if name != "level"}
         lines.append(f"{pattern}: " + ", ".join(f"{n}={limit}" for n, limit in metrics.items()))
-        if "level" in limits:
-            levels += [f"{pattern} {name}: {limits['level']}" for name in metrics]
+        levels += [f"{pattern} {name}: {limits.get('level', 'fail')}" for name in metrics]
     return lines, levels
 
 

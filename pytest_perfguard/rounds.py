@@ -143,12 +143,20 @@ def timed(
 
     first = _FirstCall(job, call, begin, limits_of)
     plan = Plan(rounds, warmup, max_time, concurrency, first.limits)
-    timing: Timing | None = None
-    try:
-        timing = yield measure(
-            first, plan, check=check, progress=progress(job.item.config, job.where)
+    if recorder.timing:
+        raise TimingError(
+            f"{job.where}: another timing is under way, and each would disturb the other: make "
+            "one after the other, or ask for concurrency="
         )
+    timing: Timing | None = None
+    shown = progress(job.item.config, job.where)
+    recorder.timing = True
+    try:
+        timing = yield measure(first, plan, check=check, progress=shown)
     finally:
+        recorder.timing = False
+        if shown is not None:
+            shown.wipe()
         # What watched caches have counted meanwhile belongs to nobody.
         recorder.skip()
         recorder.start()

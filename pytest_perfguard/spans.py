@@ -163,7 +163,7 @@ class OpenSpan:
 
     def adopt(self, child: Span) -> None:
         """Keep a closed child; beyond :data:`MAX_CHILDREN` they are added up."""
-        if len(self.children) < MAX_CHILDREN:
+        if len(self.children) < MAX_CHILDREN or child.timing is not None:
             self.children.append(child)
         elif self.folded is None:
             self.folded = child
@@ -193,6 +193,8 @@ class Spans:
         self.readings: list[Callable[[OpenSpan | None], None]] = []
         self.passed_waivers: dict[Waiver, set[str]] = {}
         self._open: list[OpenSpan] = []
+        # Whether a timing is under way, for which the probes are off.
+        self.timing = False
         self._context: ContextVar[OpenSpan | None] = ContextVar("perfguard_span", default=None)
 
     def here(self) -> OpenSpan | None:

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 # A number, a UUID or another long hexadecimal string, a token of letters and digits, or what holds
 # an address or an escaped character.
-_ID = re.compile(r"\d+|[0-9a-fA-F-]{16,}|(?=.*\d)(?=.*[A-Za-z])[\w.~-]{8,}|.*[@%=].*", re.DOTALL)
+_ID = re.compile(
+    r"[+-]?\d[\d.,:-]*|[0-9a-fA-F-]{16,}|(?=.*\d)(?=.*[A-Za-z])[\w.~-]{8,}|.*[@%=].*", re.DOTALL
+)
 _SERVER_ERROR = 500
 
 # Module, class, method, and whether the method is a coroutine function.
@@ -49,13 +51,14 @@ UNCLAIMED = object()
 class HttpLedger:
     """What became of the request of one span."""
 
-    __slots__ = ("_span", "bytes", "decoded", "error", "site", "status")
+    __slots__ = ("_span", "bytes", "decoded", "error", "routed", "site", "status")
 
     def __init__(self, span: OpenSpan, site: Site | None) -> None:
         self._span = span
         self.site = site
         self.status = 0
         self.error = ""
+        self.routed = False
         self.bytes: int | None = None
         self.decoded: int | None = None
 
@@ -151,6 +154,8 @@ def _begin(
     if around is not None and around.owner is client:
         return None, False
     name = _name(args, kwargs)
+    if name is None:
+        return None, False
     if around is not None and around.owner is UNCLAIMED:
         around.owner, around.name = client, name
         return around, False
@@ -158,7 +163,8 @@ def _begin(
     return open_request(spans, name, site, client), True
 
 
-def _name(args: Any, kwargs: Mapping[str, Any]) -> str:
+def _name(args: Any, kwargs: Mapping[str, Any]) -> str | None:
+    """Return what a request is called; None for what opens a websocket."""
     request = args[0] if args else kwargs.get("request")
     if "PATH_INFO" in kwargs:  # Django hands over a WSGI environment
         method, url = kwargs.get("REQUEST_METHOD"), kwargs["PATH_INFO"]
@@ -167,7 +173,10 @@ def _name(args: Any, kwargs: Mapping[str, Any]) -> str:
     else:
         method = getattr(request, "method", None)
         url = getattr(request, "url", None) or getattr(request, "path", "")
-    return f"{method or 'GET'} {fold_path(urlsplit(str(url)).path or '/')}"
+    parts = urlsplit(str(url))
+    if parts.scheme in ("ws", "wss"):
+        return None
+    return f"{method or 'GET'} {fold_path(parts.path or '/')}"
 
 
 def _wrap(original: Callable[..., Any], spans: Spans) -> Callable[..., Any]:
@@ -234,14 +243,16 @@ def sizes(response: Any) -> tuple[int | None, int | None]:
 
 def _sizes(response: Any) -> tuple[int | None, int | None]:
     if hasattr(response, "num_bytes_downloaded"):  # httpx
-        if not response.is_stream_consumed and not hasattr(response, "_content"):
+        if not hasattr(response, "_content"):
             return None, None
         return response.num_bytes_downloaded or len(response.content), len(response.content)
     if hasattr(response, "iter_content"):  # requests
         if vars(response).get("_content") is False:
             return None, None
         return response.raw.tell() or len(response.content), len(response.content)
-    if getattr(response, "streaming", False) or getattr(response, "is_streamed", False):
+    # Werkzeug calls every response streamed that its client has not asked to buffer.
+    endless = getattr(response, "is_streamed", False) and response.content_length is None
+    if getattr(response, "streaming", False) or endless:
         return None, None
     body = response.get_data() if hasattr(response, "get_data") else response
     body = getattr(body, "content", body)

@@ -68,17 +68,24 @@ class Routes:
 
 
 def rename(spans: Spans, method: str, template: str) -> None:
-    """Give the request that is being served the name of its route."""
+    """Give the request that is being served the name of the first route that served it.
+
+    Those that follow are what redirects led to.
+    """
     span = spans.innermost()
     while span is not None and span.kind != "request":
         span = span.parent
-    if span is not None:
+    ledger = span.ledgers.get("http") if span is not None else None
+    if span is not None and ledger is not None and not ledger.routed:
+        ledger.routed = True
         span.name = f"{method} {template}"
 
 
 def name_by_response(span: OpenSpan, response: Any) -> None:
     """Name a request by its route, where it is the response that knows it, as Django's does."""
-    match = getattr(response, "resolver_match", None)
+    # The response's own one resolves the path again, and raises where nothing serves it.
+    request = getattr(response, "wsgi_request", None) or getattr(response, "asgi_request", None)
+    match = getattr(request, "resolver_match", None)
     route = getattr(match, "route", None)
     if isinstance(route, str) and not _REGEX.search(route):
         method = span.name.partition(" ")[0]
@@ -110,7 +117,11 @@ def _template(route: Any, scope: Any) -> str:
     template: str = getattr(effective, "path_format", "") or getattr(route, "path_format", "")
     root = scope.get("root_path", "")
     mounted: str = root[len(scope.get("app_root_path", root)) :]
-    return mounted + _plain(_STARLETTE, template)
+    # Mounts leave only the values of their parameters in the path.
+    own = getattr(route, "param_convertors", {})
+    names = {str(v): f"{{{n}}}" for n, v in scope.get("path_params", {}).items() if n not in own}
+    prefix = "/".join(names.get(part, part) for part in mounted.split("/"))
+    return prefix + _plain(_STARLETTE, template)
 
 
 def _wrap_task(original: Callable[..., Any], spans: Spans) -> Callable[..., Any]:

@@ -175,10 +175,11 @@ def watch_rows(attribute: str, count: Callable[[Any, int], None]) -> Callable[[]
     fetched. ``found`` is what ``attribute`` of the statement's execution context holds; as an
     attribute of the class it reads as None where nothing was left on the context.
     """
-    undo: list[tuple[type, str, Any]] = []
+    undo: list[tuple[type, str, Any, Any]] = []
 
     def fetched(context: Any, rows: int) -> None:
-        found = getattr(context, attribute)
+        # Under somebody else's wrapper ours stays when it has been taken away.
+        found = getattr(context, attribute, None)
         if found is not None and (
             not context._is_implicit_returning or _returns_to_code(context, attribute)
         ):
@@ -188,14 +189,15 @@ def watch_rows(attribute: str, count: Callable[[Any, int], None]) -> Callable[[]
         for name in ("fetchone", "fetchmany", "fetchall"):
             original = vars(strategy).get(name)
             if original is not None:
-                undo.append((strategy, name, original))
-                wrapper = _one if name == "fetchone" else _many
-                setattr(strategy, name, wrapper(original, fetched))
+                wrapper = (_one if name == "fetchone" else _many)(original, fetched)
+                undo.append((strategy, name, original, wrapper))
+                setattr(strategy, name, wrapper)
     setattr(DefaultExecutionContext, attribute, None)
 
     def restore() -> None:
-        for strategy, name, original in undo:
-            setattr(strategy, name, original)
+        for strategy, name, original, wrapper in undo:
+            if vars(strategy).get(name) is wrapper:
+                setattr(strategy, name, original)
         delattr(DefaultExecutionContext, attribute)
 
     return restore
