@@ -26,10 +26,19 @@ from itertools import zip_longest
 _SEPARATOR = re.compile(r"([:/|.#]+)")
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
 _HEX = re.compile(r"(?=.*\d)[0-9a-fA-F]{16,}")
-_WORD = re.compile(r"[A-Za-z][A-Za-z_-]*")
-_NUMBERED = re.compile(r"([A-Za-z][A-Za-z_-]*?[_-])\d+")
-_VERSION = re.compile(r"v\d{1,3}", re.ASCII)
-_ID = re.compile(r"[\w~+=-]+", re.ASCII)
+# What fits the whole of a part first is its kind.
+_KIND = re.compile(
+    rf"""
+    (?P<version> v\d{{1,3}} )
+    | (?P<int> \d+ )
+    | (?P<uuid> {_UUID.pattern} )
+    | (?P<hex> {_HEX.pattern} )
+    | (?P<word> [A-Za-z][A-Za-z_-]* )
+    | (?P<numbered> (?P<name> [A-Za-z][A-Za-z_-]*?[_-] ) \d+ )
+    | (?P<id> [\w~+=-]+ )
+    """,
+    re.ASCII | re.VERBOSE,
+)
 _LONGEST_NAME = 40
 _MAX_PARTS = 12
 _REST = "{…}"
@@ -61,12 +70,11 @@ def key_pattern(key: object, words: Collection[str] = ()) -> str:
     parts = pieces[::2]
     shown: list[str] = []
     named = False
-    last = max((index for index, part in enumerate(parts) if part), default=0)
     for index, part in enumerate(parts):
         if index == _MAX_PARTS:
             shown.append(_REST)
             break
-        kind = _kind(part, words, is_name=not named and index < last)
+        kind = _kind(part, words, is_name=not named and any(parts[index + 1 :]))
         named |= bool(part) and not kind.startswith("{")
         shown.append(kind)
         if kind == _REST:
@@ -76,21 +84,19 @@ def key_pattern(key: object, words: Collection[str] = ()) -> str:
     return "".join(shown)
 
 
-def _kind(part: str, words: Collection[str], *, is_name: bool) -> str:  # noqa: PLR0911 - a table
-    if not part or part in words or _VERSION.fullmatch(part):
+def _kind(part: str, words: Collection[str], *, is_name: bool) -> str:
+    if not part or part in words:
         return part
-    if part.isascii() and part.isdigit():
-        return "{int}"
-    if _UUID.fullmatch(part):
-        return "{uuid}"
-    if _HEX.fullmatch(part):
-        return "{hex}"
-    if _WORD.fullmatch(part):
-        return part if is_name and len(part) <= _LONGEST_NAME else "{word}"
-    numbered = _NUMBERED.fullmatch(part)
-    if numbered and len(part) <= _LONGEST_NAME:
-        return f"{numbered[1]}{{int}}" if is_name else "{id}"
-    return "{id}" if _ID.fullmatch(part) else _REST
+    match = _KIND.fullmatch(part)
+    if match is None:
+        return _REST
+    kind = match.lastgroup
+    shows_name = is_name and len(part) <= _LONGEST_NAME
+    if kind == "version" or (kind == "word" and shows_name):
+        return part
+    if kind == "numbered":
+        return f"{match['name']}{{int}}" if shows_name else "{id}"
+    return f"{{{kind}}}"
 
 
 def as_text(key: object) -> str:
@@ -98,9 +104,11 @@ def as_text(key: object) -> str:
 
     What no client would send is not asked for its text, which may do or fail in anything.
     """
+    if type(key) is str:
+        return key
     match key:
         case str():
-            return key
+            return str(key)
         case bytes() | bytearray() | memoryview():
             return bytes(key).decode("utf-8", "surrogateescape")
         case int() | float():

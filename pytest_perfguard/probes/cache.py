@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from contextvars import ContextVar, Token
-from functools import partial, wraps
+from functools import wraps
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_perfguard.callsite import waiting_user_frame
 from pytest_perfguard.key_patterns import as_text, held_object, key_pattern
 from pytest_perfguard.probes.cache_ledger import CacheLedger, CacheTally
-from pytest_perfguard.probes.redis_commands import ERROR_CODES, Command, command, payload, words
+from pytest_perfguard.probes.redis_commands import ERROR_CODES, Command, command, payload
 from pytest_perfguard.probes.redis_internals import Seam, queued, seams
 from pytest_perfguard.spans import Clock, OpenSpan, Spans
 from pytest_perfguard.units import shown
@@ -28,9 +27,28 @@ if TYPE_CHECKING:
     from pytest_perfguard.model import Site
     from pytest_perfguard.probes.cache_counters import Counter
 
-# Where a command is added up, and what takes its reply and returns whether something was missed.
-_Begun = tuple[CacheTally, Callable[[Any], bool]]
-_Begin = Callable[[OpenSpan, Any, Sequence[Any], FrameType], _Begun]
+
+class _Key(NamedTuple):
+    """What is known of a key at first sight, and kept by its hash.
+
+    Attributes:
+        size: bytes of its text.
+        held: class of an object whose address stands in it.
+    """
+
+    identity: int
+    pattern: str
+    size: int
+    held: str | None
+
+
+# A command under way: where it is added up, what is known of it, its words, and its keys.
+_Asked = tuple[CacheTally, Command, Sequence[Any], Sequence[_Key]]
+# The same of a pipeline.
+_AskedBatch = tuple[CacheTally, Sequence[_Asked]]
+_Begin = Callable[[OpenSpan, Any, Sequence[Any], FrameType], Any]
+# Takes what was asked, with its reply, and returns whether something was missed.
+_Answer = Callable[[OpenSpan, Any, Any], bool]
 
 # Takes up what a client does on its own account.
 _NOBODY = CacheTally("", "connect")
@@ -113,27 +131,27 @@ class _Observer:
     def __init__(self, spans: Spans, under_way: ContextVar[CacheTally | None]) -> None:
         self._spans = spans
         self._under_way = under_way
-        self._patterns: dict[int, str] = {}
-        # The class of an object whose address stands in a key, by the key.
-        self._objects: dict[int, str] = {}
+        self._is_user = spans.sites.is_user
+        self._keys: dict[int, _Key] = {}
         self._library = _library()
 
     # -- wrappers --------------------------------------------------------------------------
 
     def wrap_command(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
         """Wrap a method that sends one command and returns its reply."""
-        return self._wrap(original, self._begin, is_async=is_async)
+        return self._wrap(original, self._begin, self._reply, is_async=is_async)
 
     def wrap_pipeline(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
         """Wrap a method that sends many commands and returns all replies."""
-        return self._wrap(original, self._begin_batch, is_async=is_async)
+        return self._wrap(original, self._begin_batch, self._replies, is_async=is_async)
 
     def _wrap(  # noqa: C901 - a sync and an async twin
-        self, original: Callable[..., Any], begin: _Begin, *, is_async: bool
+        self, original: Callable[..., Any], begin: _Begin, answer: _Answer, *, is_async: bool
     ) -> Callable[..., Any]:
         innermost = self._spans.innermost
         under_way = self._under_way
         clock = Clock.now
+        getframe = sys._getframe
 
         @wraps(original)
         def execute(client: Any, *args: Any, **options: Any) -> Any:
@@ -141,7 +159,8 @@ class _Observer:
             span = innermost()
             if span is None or under_way.get() is not None:
                 return original(client, *args, **options)
-            tally, answered = begin(span, client, args, sys._getframe(1))
+            asked = begin(span, client, args, getframe(1))
+            tally = asked[0]
             is_blocking = asyncio._get_running_loop() is not None
             if is_blocking:
                 tally.blocking += 1
@@ -156,7 +175,7 @@ class _Observer:
                 took = clock() - started
                 _leave(under_way, token)
                 span.advance(tally, started, took)
-            if answered(reply) and span.on_miss is not None:
+            if answer(span, asked, reply) and span.on_miss is not None:
                 span.on_miss.wait()
             return reply
 
@@ -167,17 +186,11 @@ class _Observer:
             span = innermost()
             if span is None or under_way.get() is not None:
                 return original(client, *args, **options)
-            return run(span, *begin(span, client, args, sys._getframe(1)), client, args, options)
+            return run(span, begin(span, client, args, getframe(1)), client, args, options)
 
-        async def run(
-            span: OpenSpan,
-            tally: CacheTally,
-            answered: Callable[[Any], bool],
-            client: Any,
-            args: Any,
-            options: Any,
-        ) -> Any:
+        async def run(span: OpenSpan, asked: Any, client: Any, args: Any, options: Any) -> Any:
             __tracebackhide__ = True
+            tally = asked[0]
             token = under_way.set(tally)
             started = clock()
             try:
@@ -189,25 +202,23 @@ class _Observer:
                 took = clock() - started
                 _leave(under_way, token)
                 span.advance(tally, started, took)
-            if answered(reply) and span.on_miss is not None:
+            if answer(span, asked, reply) and span.on_miss is not None:
                 await span.on_miss.wait_async()
             return reply
 
         return execute_async if is_async else execute
 
-    def wrap_send(self, original: Callable[..., Any], is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
+    def wrap_send(self, original: Callable[..., Any], _is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
         """Wrap the method that everything passes that is sent; each call is a round trip."""
         under_way = self._under_way
-        # A connection may be made anew or checked first, which is not the code's affair.
-        aside = self.wrap_aside(original, is_async)
 
+        # It has the arguments that it passes on: cheaper than any.
         @wraps(original)
-        def send_packed_command(connection: Any, *args: Any, **options: Any) -> Any:
+        def send_packed_command(connection: Any, command: Any, check_health: bool = True) -> Any:  # noqa: FBT001, FBT002
             tally = under_way.get()
-            if tally is None:
-                return original(connection, *args, **options)
-            tally.roundtrips += 1
-            return aside(connection, *args, **options)
+            if tally is not None:
+                tally.roundtrips += 1
+            return original(connection, command, check_health)
 
         return send_packed_command
 
@@ -237,122 +248,127 @@ class _Observer:
 
     def _begin(
         self, span: OpenSpan, _client: object, args: Sequence[Any], inner: FrameType
-    ) -> _Begun:
-        """Count a command; return where it is added up, and what to call with its reply."""
-        args = words(args)
-        known = command(args[0])
-        keys = known.keys(args)
-        ledger = _ledger(span)
-        pattern = self._pattern(keys)
-        place = (known.name, pattern, *self._place(inner))
-        tally = ledger.by_place.get(place)
-        if tally is None:
-            kind = "other" if known.is_lock(args) else known.kind
-            site = self._site(ledger, inner)
-            tally = ledger.tally(_operation(known, pattern), kind, site, known.advice)
-            if site is None:
-                through = self._spans.sites.through(inner, self._library)
-                if through is not None:
-                    tally.facts["through"] = through
-            if len(ledger.by_place) >= _MAX_KNOWN:
-                ledger.by_place.clear()
-            ledger.by_place[place] = tally
-        tally.count += 1
-        # Taken first: what is read before a call may be another thread's past after it.
-        sent = sum(map(payload, args))
-        tally.bytes_out += sent
-        if self._objects:
-            self._note_objects(tally, keys)
-        # The tally of what is kept no longer one by one has no advice, whatever is added to it.
-        if tally.advice is not None and len(keys) == 1:
-            tally.remember(_hash(args[1:3] if known.by_field else keys))
-        if self._spans.settings.show_parameters and len(tally.samples) < _MAX_SAMPLES:
-            tally.samples.append(shown(args, _MAX_SAMPLE_LENGTH))
-        return tally, partial(self._reply, span, tally, known, keys, args)
-
-    def _begin_batch(
-        self, span: OpenSpan, pipeline: object, _args: object, inner: FrameType
-    ) -> _Begun:
-        """Count the commands of a pipeline; the round trip is the pipeline's own."""
-        ledger = _ledger(span)
-        site = self._site(ledger, inner)
-        batch = []
-        for args in map(words, queued(pipeline)):
-            known = command(args[0])
-            keys = known.keys(args)
-            operation = _operation(known, self._pattern(keys))
-            tally = ledger.tally(operation, known.kind, site, known.advice)
-            tally.count += 1
-            sent = sum(map(payload, args))
-            tally.bytes_out += sent
-            self._note_objects(tally, keys)
-            batch.append(partial(self._reply, span, tally, known, keys, args))
-        return ledger.tally("pipeline", "pipeline", site), partial(_replies, batch)
-
-    def _place(self, inner: FrameType) -> tuple[object, int]:
-        """Return the instruction of the user's code that led here; the code is held by it."""
-        is_user = self._spans.sites.is_user
+    ) -> _Asked:
+        """Count a command; return what its reply is understood with."""
+        known, args, keys, pattern, sent = self._read(args)
+        is_user = self._is_user
         frame: FrameType | None = inner
         while frame is not None and not is_user[frame.f_code.co_filename]:
             frame = frame.f_back
         if frame is None:
             frame = waiting_user_frame(is_user)
-        return (None, 0) if frame is None else (frame.f_code, frame.f_lasti)
+        ledger = _ledger(span)
+        # The code is held by the ledger, so no other has its identity.
+        place = (
+            (known.name, pattern, 0, 0)
+            if frame is None
+            else (known.name, pattern, id(frame.f_code), frame.f_lasti)
+        )
+        tally = ledger.by_place.get(place)
+        if tally is None:
+            tally = self._first_sight(ledger, known, args, pattern, inner)
+            ledger.by_place[place] = tally
+        tally.count += 1
+        tally.bytes_out += sent
+        for key in keys:
+            if key.held is not None:
+                _note_object(tally, key.held)
+        # The tally of what is kept no longer one by one has no advice, whatever is added to it.
+        if tally.advice is not None and len(keys) == 1:
+            tally.remember(_hash(args[1:3]) if known.by_field else keys[0].identity)
+        if self._spans.settings.show_parameters and len(tally.samples) < _MAX_SAMPLES:
+            tally.samples.append(shown(args, _MAX_SAMPLE_LENGTH))
+        return tally, known, args, keys
+
+    def _first_sight(
+        self,
+        ledger: CacheLedger,
+        known: Command,
+        args: Sequence[Any],
+        pattern: str,
+        inner: FrameType,
+    ) -> CacheTally:
+        """Return the tally of a command that is new at this place of the code."""
+        if len(ledger.by_place) >= _MAX_KNOWN:
+            ledger.by_place.clear()
+        kind = "other" if known.is_lock(args) else known.kind
+        site = self._site(ledger, inner)
+        tally = ledger.tally(_operation(known, pattern), kind, site, known.advice)
+        if site is None:
+            through = self._spans.sites.through(inner, self._library)
+            if through is not None:
+                tally.facts["through"] = through
+        return tally
+
+    def _begin_batch(
+        self, span: OpenSpan, pipeline: object, _args: object, inner: FrameType
+    ) -> _AskedBatch:
+        """Count the commands of a pipeline; the round trip is the pipeline's own."""
+        ledger = _ledger(span)
+        site = self._site(ledger, inner)
+        tallies: dict[tuple[str, str], CacheTally] = {}
+        batch = []
+        for command_args in queued(pipeline):
+            known, args, keys, pattern, sent = self._read(command_args)
+            tally = tallies.get((known.name, pattern))
+            if tally is None:
+                operation = _operation(known, pattern)
+                tally = ledger.tally(operation, known.kind, site, known.advice)
+                tallies[known.name, pattern] = tally
+            tally.count += 1
+            tally.bytes_out += sent
+            for key in keys:
+                if key.held is not None:
+                    _note_object(tally, key.held)
+            batch.append((tally, known, args, keys))
+        return ledger.tally("pipeline", "pipeline", site), batch
+
+    def _read(self, args: Sequence[Any]) -> tuple[Command, Sequence[Any], Sequence[_Key], str, int]:
+        """Return what is known of a command, its words, keys, pattern and size in bytes."""
+        known = command(args[0])
+        if known.words:
+            args = (*known.words, *args[1:])
+            known = command(args[0])
+        if len(args) == 2 and known.has_one_key:  # noqa: PLR2004 - nearly every lookup
+            key = self._key(args[1])
+            return known, args, (key,), key.pattern, known.size + key.size
+        keys = tuple(map(self._key, known.keys(args)))
+        # Taken first: what is read before a call may be another thread's past after it.
+        return known, args, keys, _pattern(keys), sum(map(payload, args))
 
     def _site(self, ledger: CacheLedger, inner: FrameType) -> Site | None:
-        place = self._place(inner)
+        """Return the line of the user's code that led here; the ledger holds the code."""
+        frame = self._spans.sites.nearest(inner)
+        place = (None, 0) if frame is None else (frame.f_code, frame.f_lasti)
         if place not in ledger.sites:
             if len(ledger.sites) >= _MAX_KNOWN:
                 ledger.sites.clear()
+                ledger.by_place.clear()
             ledger.sites[place] = self._spans.sites.site(inner, self._library)
         return ledger.sites[place]
 
-    def _pattern(self, keys: Sequence[Any]) -> str:
-        patterns: dict[str, None] = {}
-        for key in keys:
-            patterns[self._pattern_of(key)] = None
-            if len(patterns) > _MAX_PATTERNS:
-                return ", ".join([*list(patterns)[:_MAX_PATTERNS], "…"])
-        return ", ".join(patterns)
+    def _key(self, word: Any) -> _Key:
+        identity = hash(word if type(word) is str else as_text(word))
+        return self._keys.get(identity) or self._new_key(identity, word)
 
-    def _pattern_of(self, key: Any) -> str:
-        identity = _hash((key,))
-        pattern = self._patterns.get(identity)
-        if pattern is None:
-            if len(self._patterns) >= _MAX_KNOWN:
-                self._patterns.clear()
-                self._objects.clear()
-            pattern = key_pattern(key, self._spans.settings.key_words)
-            self._patterns[identity] = pattern
-            held = held_object(key) if pattern.endswith("{…}") else None
-            if held is not None:
-                self._objects[identity] = held
-        return pattern
-
-    def _note_objects(self, tally: CacheTally, keys: Sequence[Any]) -> None:
-        for key in keys:
-            held = self._objects.get(_hash((key,)))
-            if held is not None:
-                tally.unstable += 1
-                tally.facts["object"] = held
+    def _new_key(self, identity: int, word: Any) -> _Key:
+        if len(self._keys) >= _MAX_KNOWN:
+            self._keys.clear()
+        pattern = key_pattern(word, self._spans.settings.key_words)
+        held = held_object(word) if pattern.endswith("{…}") else None
+        key = self._keys[identity] = _Key(identity, pattern, payload(word), held)
+        return key
 
     # -- what is known from the reply ----------------------------------------------------------
 
-    def _reply(
-        self,
-        span: OpenSpan,
-        tally: CacheTally,
-        known: Command,
-        keys: Sequence[Any],
-        args: Sequence[Any],
-        reply: Any,
-    ) -> bool:
+    def _reply(self, span: OpenSpan, asked: _Asked, reply: Any) -> bool:
         """Note a reply and return whether something was looked up and not found."""
+        tally, known, args, keys = asked
         if isinstance(reply, Exception):
             # In a pipeline nobody sends the command again, whatever the error.
             _note_error(tally, reply, ())
             return False
-        received = payload(reply)
+        received = len(reply) if type(reply) is bytes else payload(reply)
         tally.bytes_in += received
         misses = 0
         if known.lookup is not None:
@@ -362,32 +378,35 @@ class _Observer:
                 return False
             tally.hits += hits
             tally.misses += misses
-        expires = known.expires(args, reply)
-        for key in () if expires is None else keys:
-            ledger = _ledger(span)
-            if expires:
-                ledger.expires(_hash((key,)))
-            else:
-                ledger.lasts(tally, _hash((key,)))
+        if known.expires is not None:
+            expires = known.expires(args, reply)
+            for key in () if expires is None else keys:
+                ledger = _ledger(span)
+                if expires:
+                    ledger.expires(key.identity)
+                else:
+                    ledger.lasts(tally, key.identity)
         if span.trace is not None:
-            _note_keys(span.trace, tally, known, keys, found=not misses)
-        return bool(misses)
+            _note_keys(span.trace, tally, known, known.keys(args), found=not misses)
+        return misses > 0
 
-
-def _replies(batch: Sequence[Callable[[Any], bool]], replies: Any) -> bool:
-    """Hand each command of a pipeline its reply; return whether any of them missed."""
-    if not isinstance(replies, list) or len(replies) != len(batch):
-        return False
-    missed = False
-    for answered, reply in zip(batch, replies, strict=True):
-        missed |= answered(reply)
-    return missed
+    def _replies(self, span: OpenSpan, asked: _AskedBatch, replies: Any) -> bool:
+        """Hand each command of a pipeline its reply; return whether any of them missed."""
+        _, batch = asked
+        if not isinstance(replies, list) or len(replies) != len(batch):
+            return False
+        missed = False
+        for each, reply in zip(batch, replies, strict=True):
+            missed |= self._reply(span, each, reply)
+        return missed
 
 
 def _leave(under_way: ContextVar[CacheTally | None], token: Token[CacheTally | None]) -> None:
     # A coroutine that is thrown away is closed wherever that happens.
-    with suppress(ValueError):
+    try:  # noqa: SIM105 - suppress() costs as much as all the rest
         under_way.reset(token)
+    except ValueError:
+        pass
 
 
 def _ledger(span: OpenSpan) -> CacheLedger:
@@ -417,6 +436,18 @@ def _note_keys(
 def _hash(words: Sequence[Any]) -> int:
     """Return a hash of what was sent, the same for text and its bytes."""
     return hash(tuple(map(as_text, words)))
+
+
+def _pattern(keys: Sequence[_Key]) -> str:
+    patterns = list(dict.fromkeys(key.pattern for key in keys))
+    if len(patterns) > _MAX_PATTERNS:
+        patterns = [*patterns[:_MAX_PATTERNS], "…"]
+    return ", ".join(patterns)
+
+
+def _note_object(tally: CacheTally, held: str) -> None:
+    tally.unstable += 1
+    tally.facts["object"] = held
 
 
 def _operation(known: Command, pattern: str) -> str:

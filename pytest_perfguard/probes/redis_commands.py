@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from pytest_perfguard.key_patterns import as_text
@@ -103,6 +104,63 @@ _LOOKUPS: dict[str, Callable[[Args, Any], tuple[int, int]]] = {
 }
 
 
+def _no_keys(_args: Args) -> Args:
+    return ()
+
+
+def _script_keys(args: Args) -> Args:
+    count = int(args[2]) if len(args) > 2 and str(args[2]).isdigit() else 0  # noqa: PLR2004 - EVAL script numkeys
+    return args[3 : 3 + count]
+
+
+_second_word = itemgetter(slice(1, 2))
+_KEYS: dict[str, Callable[[Args], Args]] = {
+    **dict.fromkeys(_KEYLESS, _no_keys),
+    **dict.fromkeys(_ALL_KEYS, itemgetter(slice(1, None))),
+    **dict.fromkeys(_KEY_VALUE_PAIRS, itemgetter(slice(1, None, 2))),
+    **dict.fromkeys(_SCRIPTS, _script_keys),
+}
+
+
+def _always(_args: Args, _reply: Any) -> bool:
+    return True
+
+
+def _if_done(_args: Args, reply: Any) -> bool | None:
+    return True if reply else None
+
+
+def _never(_args: Args, _reply: Any) -> bool:
+    return False
+
+
+def _never_if_done(_args: Args, reply: Any) -> bool | None:
+    return False if reply else None
+
+
+def _as_set(args: Args, reply: Any) -> bool | None:
+    options = _options(args[3:])
+    if "GET" not in options:
+        written = bool(reply)
+    else:  # the reply is the old value
+        written = ("NX" if reply is not None else "XX") not in options
+    return None if not written or "KEEPTTL" in options else bool(options & _SET_EXPIRIES)
+
+
+def _as_read(args: Args, _reply: Any) -> bool | None:
+    return True if _options(args[2:]) & _SET_EXPIRIES else None
+
+
+_EXPIRY: dict[str, Callable[[Args, Any], bool | None]] = {
+    **dict.fromkeys(_REMOVES, _always),
+    **dict.fromkeys(_EXPIRES, _if_done),
+    **dict.fromkeys(_PLAIN_STORES, _never_if_done),
+    "GETSET": _never,
+    "SET": _as_set,
+    "GETEX": _as_read,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """What is known of a command by its name.
@@ -114,6 +172,12 @@ class Command:
         advice: what to send instead where one key after the other is sent; None where nothing
             would be better.
         by_field: two fields of one key are two different things.
+        words: what its name is sent as, where that is several words.
+        size: bytes of its name.
+        has_one_key: its second word is its only key.
+        keys: returns the keys among its words.
+        expires: returns whether its keys go away by themselves now, or are gone, and None where
+            they are as before; None for commands that always leave that as it was.
     """
 
     name: str
@@ -121,42 +185,16 @@ class Command:
     lookup: Callable[[Args, Any], tuple[int, int]] | None
     advice: str | None
     by_field: bool
+    words: tuple[str, ...]
+    size: int
+    has_one_key: bool
+    keys: Callable[[Args], Args]
+    expires: Callable[[Args, Any], bool | None] | None
 
     @property
     def is_script(self) -> bool:
         """Whether it runs a script on the server."""
         return self.name in _SCRIPTS
-
-    def keys(self, args: Args) -> Args:
-        """Return the keys among the words of the command."""
-        name = self.name
-        if name in _ALL_KEYS:
-            return args[1:]
-        if name in _KEY_VALUE_PAIRS:
-            return args[1::2]
-        if name in _SCRIPTS:
-            count = int(args[2]) if len(args) > 2 and str(args[2]).isdigit() else 0  # noqa: PLR2004 - EVAL script numkeys
-            return args[3 : 3 + count]
-        if name.partition(" ")[0] in _KEYLESS:
-            return ()
-        return args[1:2]
-
-    def expires(self, args: Args, reply: Any) -> bool | None:
-        """Return whether its keys go away by themselves now, or are gone; None if as before."""
-        if self.name in _REMOVES:
-            return True
-        if self.name in _PLAIN_STORES:
-            return False if reply or self.name == "GETSET" else None
-        if self.name == "SET":
-            options = _options(args[3:])
-            if "GET" not in options:
-                written = bool(reply)
-            else:  # the reply is the old value
-                written = ("NX" if reply is not None else "XX") not in options
-            return None if not written or "KEEPTTL" in options else bool(options & _SET_EXPIRIES)
-        if self.name == "GETEX":
-            return True if _options(args[2:]) & _SET_EXPIRIES else None
-        return True if reply and self.name in _EXPIRES else None
 
     def is_lock(self, args: Args) -> bool:
         """Return whether it takes a lock rather than stores a value."""
@@ -167,21 +205,19 @@ def _options(words: Args) -> set[str]:
     return {as_text(word).upper() for word in words}
 
 
-def words(args: Args) -> Args:
-    """Return a command word by word, as it is sent: the first may be several."""
-    name, *rest = as_text(args[0]).split() or [""]
-    if not rest:
-        return args
-    if name.upper() in _GROUPS:
-        name, *rest = f"{name} {rest[0]}", *rest[1:]
-    return (name, *rest, *args[1:])
+def _words(name: str) -> tuple[str, ...]:
+    """Return the words that a name is sent as, with those that belong together in the first."""
+    first, *rest = name.split() or [""]
+    if rest and first.upper() in _GROUPS:
+        first, *rest = f"{first} {rest[0]}", *rest[1:]
+    return (first, *rest)
 
 
 @cache
 def command(name: str | bytes) -> Command:
     """Return what is known of a command."""
-    text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
-    text = text.upper()
+    words = _words(as_text(name))
+    text = as_text(name).upper()
     group = text.partition(" ")[0]
     kind = "other"
     if group in _OF_THE_CLIENT:
@@ -190,6 +226,7 @@ def command(name: str | bytes) -> Command:
         kind = "read"
     elif text in _STORES:
         kind = "write"
+    keys = _KEYS.get(text) or _KEYS.get(group, _second_word)
     alone = (
         kind == "connect"
         or group in _KEYLESS
@@ -202,6 +239,11 @@ def command(name: str | bytes) -> Command:
         lookup=_LOOKUPS.get(text),
         advice=None if alone else _ADVICE.get(text, _PIPELINE),
         by_field=text in _BY_FIELD,
+        words=words if len(words) > 1 else (),
+        size=payload(name),
+        has_one_key=keys is _second_word,
+        keys=keys,
+        expires=_EXPIRY.get(text),
     )
 
 
@@ -211,6 +253,9 @@ def payload(value: Any) -> int:  # noqa: PLR0911 - a table
     The protocol's framing is not counted, nor are ``OK`` and the null reply, so the number is the
     same for every version of the protocol and of the client.
     """
+    # What nearly all of them are, told first: a pattern of a class takes longer.
+    if type(value) is str and value.isascii():
+        return len(value)
     match value:
         case bytes():
             return len(value)

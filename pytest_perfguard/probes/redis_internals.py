@@ -48,6 +48,12 @@ def seams() -> Iterator[Seam]:
             _parsers.AsyncCommandsParser,
         ),
     ):
+        # The inner one, where there are two; neither is called while a connection is open.
+        on_connect = (
+            "on_connect_check_health"
+            if hasattr(connections.AbstractConnection, "on_connect_check_health")
+            else "on_connect"
+        )
         for owner, method, role in (
             (clients.Redis, "execute_command", "command"),
             (clients.Pipeline, "immediate_execute_command", "command"),
@@ -57,8 +63,9 @@ def seams() -> Iterator[Seam]:
             (connections.AbstractConnection, "send_packed_command", "send"),
             # What follows a connect (AUTH, SELECT, ...) is no round trip of the command's, nor is
             # asking where a server is, or loading scripts that a server happens not to know yet.
-            (connections.AbstractConnection, "connect", "aside"),
-            (connections.AbstractConnection, "connect_check_health", "aside"),
+            (connections.AbstractConnection, on_connect, "aside"),
+            (connections.AbstractConnection, "_send_ping", "aside"),
+            (clusters.RedisCluster, "on_connect", "aside"),
             (sentinels.SentinelManagedConnection, "connect", "aside"),
             (clusters.NodesManager, "initialize", "aside"),
             (parser, "initialize", "aside"),
@@ -84,4 +91,4 @@ def queued(pipeline: Any) -> list[Sequence[Any]]:
         ),
         (),
     )
-    return [getattr(item, "args", None) or item[0] for item in list(stack)]
+    return [item[0] if isinstance(item, tuple) else item.args for item in list(stack)]
