@@ -209,7 +209,10 @@ def _note_differences(
 ) -> None:
     __tracebackhide__ = True
     if same is not None:
-        found = [] if same(cold, warm) else ["same= says that the two results are not the same"]
+        verdict: object = same(cold, warm)
+        if verdict is None or verdict is NotImplemented or isawaitable(verdict):
+            raise CacheError("same= gave no answer: it is a function that returns True or False")
+        found = [] if verdict else ["same= says that the two results are not the same"]
     else:
         found = differences(cold, warm)
     span.level("cache_differences", len(found))

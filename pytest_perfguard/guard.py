@@ -223,12 +223,14 @@ class Guard:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Close what a failed set-up or a careless test has left open; runs after fixtures."""
-        self.recorder.abandon()
         watches = item.stash.get(_WATCHES, [])
-        while watches:
-            watch = watches.pop()
-            self.recorder.readings.remove(watch)
-            watch.close()
+        try:
+            while watches:
+                watch = watches.pop()
+                self.recorder.readings.remove(watch)
+                watch.close()
+        finally:
+            self.recorder.abandon()
 
     def _measure_method(self, item: TestCaseFunction, plan: Plan) -> None:
         """Measure a ``unittest`` method alone: its set-up runs in the call phase too."""

@@ -66,7 +66,7 @@ class Job:
 
     async def _run_async(self, steps: Steps, value: Any, token: object) -> Any:
         __tracebackhide__ = True
-        self.guard.expect(self.item, token, None)
+        self.guard.expect(self.item, token, f"{self.where}: the test ended before it did")
         try:
             while True:
                 if isawaitable(value):
@@ -78,6 +78,8 @@ class Job:
                 value = steps.send(value)
         except StopIteration as done:
             return done.value
+        finally:
+            self.guard.expect(self.item, token, None)
 
     def open(self, name: str, budgets: Iterable[Budget] = ()) -> Measurement:
         """Open a block of its own."""

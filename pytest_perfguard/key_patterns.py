@@ -176,7 +176,7 @@ def _describe(first: str | None, second: str | None) -> str:  # noqa: PLR0911 - 
         return "holds the same in another order"
     if _TIME.fullmatch(first) and _TIME.fullmatch(second):
         return "looks like a time"
-    if _UUID.fullmatch(first) and _UUID.fullmatch(second):
+    if "-" in first and _UUID.fullmatch(first) and _UUID.fullmatch(second):
         return "is a UUID, made anew for each call"
     if _HEX.fullmatch(first) and _HEX.fullmatch(second):
         return "is a hash: what it is taken of is not the same in both calls"

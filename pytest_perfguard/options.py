@@ -168,7 +168,7 @@ def tables(config: pytest.Config) -> tuple[list[str], list[str]]:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return [], []
-    if "tool.perfguard" not in text:
+    if "perfguard" not in text:
         return [], []
     import tomllib  # noqa: PLC0415 - not needed otherwise
 

@@ -15,6 +15,7 @@ import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -173,7 +174,10 @@ def _name(args: Any, kwargs: Mapping[str, Any]) -> str | None:
     else:
         method = getattr(request, "method", None)
         url = getattr(request, "url", None) or getattr(request, "path", "")
-    parts = urlsplit(str(url))
+    try:
+        parts = urlsplit(str(url))
+    except ValueError:  # such as a bracket in a host's place
+        return f"{method or 'GET'} {{path}}"
     if parts.scheme in ("ws", "wss"):
         return None
     return f"{method or 'GET'} {fold_path(parts.path or '/')}"
@@ -222,8 +226,10 @@ def _wrap_async(original: Callable[..., Any], spans: Spans) -> Callable[..., Any
 
 
 def _answered(span: OpenSpan, response: Any) -> None:
-    span.ledgers["http"].answered(response)
-    routes.name_by_response(span, response)
+    """Note a response. One of a shape that nobody expects must not hinder the request."""
+    with suppress(Exception):
+        span.ledgers["http"].answered(response)
+        routes.name_by_response(span, response)
 
 
 def sizes(response: Any) -> tuple[int | None, int | None]:
