@@ -406,7 +406,12 @@ class Guard:
     def facts(self) -> dict[str, Any]:
         """Return what this process knows of the suite as a whole, as plain data."""
         sites = self.recorder.sites
-        files = [file for file in loaded_files() if sites.is_user[file]]
+        # What lies elsewhere belongs to another project, which other runs are about.
+        files = [
+            file
+            for file in loaded_files()
+            if Path(file).is_relative_to(self._root) and sites.is_user[file]
+        ]
         waivers = self.recorder.waivers.in_files((sites.show(file), file) for file in files)
         return {
             "rules": {rule.line: rule.tests for rule in self.rules.budgets},
