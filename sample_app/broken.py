@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from inspect import unwrap
-from itertools import count
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import redis
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI
 from fastapi.concurrency import run_in_threadpool
 from pydantic import TypeAdapter
-from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
-from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.middleware.gzip import GZipMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sample_app.api import resources
 from sample_app.api.deps import (
@@ -37,8 +30,6 @@ from sample_app.api.deps import (
 )
 from sample_app.core.cache import Answer, Cache, CacheDependency, Entry, fake_server, row_name
 from sample_app.core.config import Settings
-from sample_app.core.metrics import Metrics
-from sample_app.core.middleware import MetricsMiddleware
 from sample_app.core.traps import Traps
 from sample_app.crud.resource import (
     FILTER_FIELDS,
@@ -49,7 +40,7 @@ from sample_app.crud.resource import (
     serialize,
 )
 from sample_app.models import Resource
-from sample_app.schemas.common import MAX_PAGE_SIZE, Page, PaginationParams, SortOrder
+from sample_app.schemas.common import MAX_PAGE_SIZE, Page, PaginationParams
 from sample_app.schemas.resource import ResourceRead
 
 T = TypeVar("T")
@@ -61,13 +52,9 @@ def install(app: FastAPI, traps: Traps) -> None:
         app.dependency_overrides[pagination] = unchecked_pagination
     if traps.enabled("session_in_key"):
         app.router.routes[:0] = keyed_by_session.routes
-    if any(map(traps.enabled, _IN_CRUD)):
+    if any(map(traps.enabled, ("lazy_owner", "lazy_related", "open_fields", "pickled_rows"))):
         crud = broken_resource_crud(traps)
         app.dependency_overrides[resource_crud] = lambda: crud
-    app.user_middleware = list(broken_middleware(app.user_middleware, traps))
-
-
-_IN_CRUD: Final = ("lazy_owner", "lazy_related", "open_fields", "offset_walk", "pickled_rows")
 
 
 def broken_resource_crud(traps: Traps) -> CRUDResource:
@@ -78,8 +65,7 @@ def broken_resource_crud(traps: Traps) -> CRUDResource:
     if not traps.enabled("lazy_related"):
         loads.append(LOAD_RELATED_ITEMS)
     any_field = traps.enabled("open_fields")
-    twins = {"offset_walk": OffsetCRUD, "pickled_rows": PicklingCRUD}
-    twin = _mixed(CRUDResource, twins, traps)
+    twin = PicklingCRUD if traps.enabled("pickled_rows") else CRUDResource
     return twin(
         sort_fields=AnyAttribute() if any_field else SORT_FIELDS,
         filter_fields=AnyAttribute() if any_field else FILTER_FIELDS,
@@ -112,13 +98,8 @@ def cache_class(traps: Traps) -> type[Cache]:
         "falsy_is_a_miss": ForgetfulCache,
         "stampede": ImpatientCache,
     }
-    return _mixed(Cache, twins, traps)
-
-
-def _mixed(whole: type[T], twins: Mapping[str, type[T]], traps: Traps) -> type[T]:
-    """Mix what is switched on of a class's broken twins."""
     bases = [twin for name, twin in twins.items() if traps.enabled(name)]
-    return type(f"Broken{whole.__name__}", tuple(bases), {}) if bases else whole
+    return type("BrokenCache", tuple(bases), {}) if bases else Cache
 
 
 class BlockingCache(Cache):
@@ -127,9 +108,9 @@ class BlockingCache(Cache):
     _blocking: redis.Redis
 
     @classmethod
-    def from_settings(cls, settings: Settings, metrics: Metrics) -> Self:
+    def from_settings(cls, settings: Settings) -> Self:
         """Prepare a second client, a synchronous one."""
-        made = super().from_settings(settings, metrics)
+        made = super().from_settings(settings)
         if settings.redis_url:
             made._blocking = redis.Redis.from_url(settings.redis_url)
         else:
@@ -222,47 +203,11 @@ class PicklingCRUD(CRUDResource):
         return shown
 
 
-class OffsetCRUD(CRUDResource):
-    """``offset_walk``: the same pages, but the further one has walked, the more each one costs."""
-
-    def get_page_after(
-        self,
-        db: Session,
-        *,
-        after: int | None = None,
-        page_size: int = 20,
-        sort_order: SortOrder = "asc",
-        filters: Mapping[str, object] | None = None,
-    ) -> tuple[Sequence[Resource], int | None]:
-        """Skip as many rows as have been seen."""
-        criteria = self._criteria(filters or {})
-        key = self.model.id
-        seen = key <= after if sort_order == "asc" else key >= after
-        skipped = select(func.count()).select_from(self.model).where(*criteria, seen)
-        query = (
-            select(self.model)
-            .where(*criteria)
-            .options(*self.list_loads)
-            .order_by(*self._order(None, sort_order))
-            .offset(0 if after is None else skipped.scalar_subquery())
-            .limit(page_size + 1)
-        )
-        rows = db.scalars(query).all()
-        items = rows[:page_size]
-        return items, items[-1].id if len(rows) > page_size else None
-
-
 def _shown(row: Resource | None) -> ResourceRead | None:
     return None if row is None else serialize(row)
 
 
-def broken_middleware(whole: Sequence[Middleware], traps: Traps) -> Iterator[Middleware]:
-    """Leave out, replace and add."""
-    for middleware in whole:
-        if middleware.cls is MetricsMiddleware:
-            metrics = middleware.kwargs["metrics"]
-            observer = HalfMetrics if traps.enabled("base_http_middleware") else MetricsMiddleware
-(traps: Traps) -> frozenset[str]:
+def left_out_indexes(traps: Traps) -> frozenset[str]:
     """``missing_index``: the listing by status and time has to read the whole table."""
     missing = traps.enabled("missing_index")
     return frozenset({"idx_resource_status_created"} if missing else ())

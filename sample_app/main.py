@@ -10,23 +10,16 @@ from typing import Any, Final, cast
 
 from fastapi import FastAPI, Request, status
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.middleware.gzip import GZipMiddleware
+from fastapi.responses import JSONResponse
 
 from sample_app import broken
 from sample_app.api import resources
 from sample_app.core.config import Settings
 from sample_app.core.database import Database
-from sample_app.core.metrics import Metrics
-from sample_app.core.middleware import MetricsMiddleware
 from sample_app.crud.base import UnknownFieldError
 from sample_app.crud.resource import UnknownOwnerError
 
 logger = logging.getLogger(__name__)
-
-COMPRESSED_FROM: Final = 1000
-"""Bytes. What is smaller fits into a packet either way."""
 
 _SHOWN: Final = ("type", "loc", "msg")
 
@@ -36,28 +29,20 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     settings = settings or Settings()
     own = database is None
     database = database or Database.from_settings(settings)
-    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The client belongs to the event loop of the server, which runs by now.
-        opened = broken.cache_class(settings.traps).from_settings(settings, metrics)
-        with metrics.watching(database.engine):
-            async with aclosing(opened) as cache:
-                app.state.cache = cache
-                yield
+        async with aclosing(broken.cache_class(settings.traps).from_settings(settings)) as cache:
+            app.state.cache = cache
+            yield
         if own:
             database.dispose()
 
     app = FastAPI(title="Sample app", lifespan=lifespan)
     app.state.database = database
-    app.state.metrics = metrics
     app.include_router(resources.router)
     app.add_api_route("/healthz", healthz, tags=["health"])
-    app.add_api_route("/metrics", show_metrics, tags=["health"], response_class=Response)
-    app.add_middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM)
-    # The last one is the outermost: compressing is part of the time.
-    app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(UnknownFieldError, _unknown_field)
     app.add_exception_handler(UnknownOwnerError, _unknown_owner)
@@ -70,15 +55,6 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
 async def healthz() -> dict[str, str]:
     """Tell that the process answers; a database that is down is no reason to restart it."""
     return {"status": "ok"}
-
-
-def show_metrics(request: Request) -> Response:
-    """Show the metrics of this process in the text format of Prometheus.
-
-    In a thread: the more series there are, the longer it would hold up the event loop.
-    """
-    metrics = cast("Metrics", request.app.state.metrics)
-    return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:

@@ -21,7 +21,7 @@ two round trips for each write, and none of it is paid by the readers: a hit is 
 generation counter in the key instead, each hit would have to ask for the counter first.)
 
 **Failures.** Where Redis fails the answer is loaded as if there were no cache, and the failure is
-counted (``cache_errors_total``). A write whose invalidation fails leaves old answers until they expire; so does a server
+counted. A write whose invalidation fails leaves old answers until they expire; so does a server
 that is so short of memory that it evicts an index.
 """
 
@@ -34,8 +34,9 @@ import json
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Generic, Literal, Self, TypeVar
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -50,7 +51,6 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from sample_app.core.config import Settings
-from sample_app.core.metrics import Metrics
 
 if TYPE_CHECKING:
     from fakeredis import FakeServer
@@ -97,6 +97,16 @@ return 1
 """
 
 
+@dataclass(slots=True)
+class CacheCounters:
+    """What the cache did: one hit or one miss for each question, and the failures."""
+
+    cache_hits: Counter[CacheType] = field(default_factory=Counter)
+    cache_misses: Counter[CacheType] = field(default_factory=Counter)
+    cache_errors: Counter[str] = field(default_factory=Counter)
+    """By the class of the error: a ``ValidationError`` is an entry that does not fit its schema."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[T]):
     """What is kept under a name. ``collection`` is what a response was made from."""
@@ -122,8 +132,8 @@ class Cache:
     """Seconds to wait for what another process is loading, before loading it as well."""
     poll_interval: ClassVar[float] = 0.02
 
-    def __init__(self, redis: Redis, prefix: str, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, redis: Redis, prefix: str) -> None:
+        self.counters = CacheCounters()
         self._redis = redis
         self._prefix = prefix
         self._take = redis.register_script(_TAKE_LEASE)
@@ -132,9 +142,9 @@ class Cache:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @classmethod
-    def from_settings(cls, settings: Settings, metrics: Metrics) -> Self:
+    def from_settings(cls, settings: Settings) -> Self:
         """Prepare the client; nothing connects before the first command."""
-        return cls(make_redis(settings), settings.cache_prefix, metrics)
+        return cls(make_redis(settings), settings.cache_prefix)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -144,7 +154,7 @@ class Cache:
         """Give what is kept; or else load it, and keep it."""
 
         async def loaded() -> T:
-            self._metrics.cache_misses.labels(entry.cache_type).inc()
+            self.counters.cache_misses[entry.cache_type] += 1
             return await load()
 
         deadline = time.monotonic() + self.longest_wait
@@ -244,11 +254,11 @@ class Cache:
             self._failed(error)
             await self._redis.unlink(self._key(entry.name))
             return None
-        self._metrics.cache_hits.labels(entry.cache_type).inc()
+        self.counters.cache_hits[entry.cache_type] += 1
         return answer
 
     def _failed(self, error: Exception) -> None:
-        self._metrics.cache_errors.labels(type(error).__name__).inc()
+        self.counters.cache_errors[type(error).__name__] += 1
         logger.warning("the cache is passed over: %s: %s", type(error).__name__, error)
 
     def _lock(self, name: str) -> asyncio.Lock:

@@ -23,11 +23,6 @@ KNOWN: Final = MappingProxyType(
         "blocking_redis": "the cache is looked into with a client that stops the event loop",
         "falsy_is_a_miss": "an answer that is false, such as None, is not kept",
         "stampede": "nobody waits for what somebody else is loading already",
-        "offset_walk": "the walk by key reads and drops all rows before the key",
-        "path_labels": "metrics are labelled by path: one series for every id and typo",
-        "base_http_middleware": "metrics come from a BaseHTTPMiddleware, which sees no error",
-        "slow_outlier": "one request in ten waits: too few to show in the mean",
-        "no_gzip": "responses are sent as they are, however large",
         "pickled_rows": "rows are cached as pickled ORM objects, which come back detached",
     }
 )
