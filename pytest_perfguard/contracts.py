@@ -126,7 +126,7 @@ def _note_misses(span: OpenSpan, warm: Span, cold: _Trace, warm_asked: _Trace) -
 
 def _why_missed(cold: _Trace, warm: _Trace) -> str:
     asked, asked_again = _lookups(cold), _lookups(warm)
-    written = dict.fromkeys(_plain(key) for _, use, keys in cold if use == "write" for key in keys)
+    written, scripted = _stored(cold, "write"), _stored(cold, "script")
     before = {key for _, key in asked}
     again = {key for _, key in asked_again}
     gone = [key for _, key in asked if key not in again]
@@ -143,7 +143,13 @@ def _why_missed(cold: _Trace, warm: _Trace) -> str:
     for tally, key in missed:
         if key in written:
             continue
-        others = [other for other in written if other not in before]
+        if key in scripted:
+            return _explain(
+                "the cold call looked this up and stored nothing under it, unless a script did",
+                tally,
+                "store the result, or look at what the script does with it",
+            )
+        others = [other for other in (*written, *scripted) if other not in before]
         if others:
             return _explain(
                 f"the cold call stored under another key than it looked up: "
@@ -162,6 +168,10 @@ def _why_missed(cold: _Trace, warm: _Trace) -> str:
             "look for what deletes or overwrites it, or for an expiry that is too short",
         )
     return ""
+
+
+def _stored(trace: _Trace, use: str) -> dict[object, None]:
+    return dict.fromkeys(_plain(key) for _, done, keys in trace if done == use for key in keys)
 
 
 def _lookups(

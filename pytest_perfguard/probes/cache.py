@@ -428,9 +428,11 @@ def _note_keys(
 ) -> None:
     if known.lookup is not None:
         trace.append((tally, "hit" if found else "miss", tuple(keys)))
-    elif tally.kind == "write" or known.is_script:
-        # A script may do either; what matters is that it may have written.
+    elif tally.kind == "write":
         trace.append((tally, "write", tuple(keys)))
+    elif known.is_script:
+        # Only the script knows whether it has written.
+        trace.append((tally, "script", tuple(keys)))
 
 
 def _hash(words: Sequence[Any]) -> int:

@@ -678,6 +678,28 @@ def test_stored_and_never_looked_up(perf):
 
 
 @pytest.mark.usefixtures("name")
+def test_a_script_that_may_have_stored_is_named(suite: Callable[..., None], run: Run) -> None:
+    suite(
+        """
+def test_locked_and_not_stored(perf):
+    def call():
+        if client.get(f"{NAME}:7") is None:
+            client.eval("return redis.call('EXISTS', KEYS[1])", 1, f"{NAME}:7")
+        return load()
+
+    perf.cold_warm(call, flush=flush)
+"""
+    )
+
+    text = failures(run())["test_locked_and_not_stored"]
+
+    assert (
+        "\nthe cold call looked this up and stored nothing under it, unless a script did\n" in text
+    )
+    assert "\n    fix: store the result, or look at what the script does with it\n" in text
+
+
+@pytest.mark.usefixtures("name")
 def test_the_cause_is_not_sought_in_a_key_that_was_found(
     suite: Callable[..., None], run: Run
 ) -> None:
