@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytest_perfguard.errors import (
+        BaselineError,
         CacheError,
         LimitError,
         MetricError,
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "METRICS",
+    "BaselineError",
     "CacheError",
     "LimitError",
     "Measurement",

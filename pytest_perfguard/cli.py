@@ -58,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("file", type=Path, metavar="RUN.json")
     report.add_argument("--top", type=int, default=5, metavar="N", help="length of the lists")
     report.set_defaults(run=_report)
+
+    prune = commands.add_parser("prune", help="remove the baselines of tests that are gone")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    prune.add_argument(
+        "arguments", nargs="*", metavar="-- PYTEST_ARGS", help="as the whole suite is run"
+    )
+    prune.set_defaults(run=_prune)
     return parser
 
 
@@ -92,3 +99,13 @@ def _report(options: argparse.Namespace) -> int:
         print(f"{record.nodeid}\n{failure(record, width)}\n")
     print("\n".join(summary(run, top=options.top, full=True, width=width)))
     return BREACH if failing else OK
+
+
+def _prune(options: argparse.Namespace) -> int:
+    from pytest_perfguard.pruning import prune_suite  # noqa: PLC0415 - it loads pytest
+
+    approval = prune_suite(options.arguments, dry_run=options.dry_run)
+    print("\n".join(approval.lines or ["no baseline is of a test that is gone"]))
+    for problem in approval.problems:
+        print(f"perfguard: {problem}", file=sys.stderr)
+    return FAULT if approval.problems else OK

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 class PerfguardError(Exception):
     """Base of every error that perfguard raises on its own account."""
@@ -41,6 +46,20 @@ class RoundError(PerfguardError):
     def __init__(self, where: str, reason: object) -> None:
         super().__init__(f"{where}: {reason}")
         self.round = where
+
+
+class BaselineError(PerfguardError):
+    """A file of baselines cannot be used; it is left as it is."""
+
+    def __init__(self, path: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{path} {reason}: {remedy}")
+        self.path = path
+        self._said = f"{reason}: {remedy}"
+
+    def below(self, root: Path) -> str:
+        """Return the message with the path as it is below a folder."""
+        path = self.path.relative_to(root) if self.path.is_relative_to(root) else self.path
+        return f"{path.as_posix()} {self._said}"
 
 
 class RunFileError(PerfguardError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import wraps
+from datetime import datetime
+from functools import partial, wraps
 from inspect import iscoroutinefunction, unwrap
 from pathlib import Path
 from types import FunctionType
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from _pytest.unittest import TestCaseFunction
 
+from pytest_perfguard.baseline_checks import Baselines, read_tolerances
+from pytest_perfguard.baselines import Tolerance
 from pytest_perfguard.benchmark_fixture import attach, is_benchmark
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
 from pytest_perfguard.errors import SettingError
@@ -26,6 +29,7 @@ from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.spans import OpenSpan, Settings
 from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import shown
+from pytest_perfguard.waive_marks import MarkedWaiver, apply, expired, read_waiver
 from pytest_perfguard.waivers import loaded_files
 
 _PROPERTY = "perfguard."
@@ -52,12 +56,17 @@ class Plan:
     """What is to be done with one test, and what has come of it."""
 
     budgets: tuple[Budget, ...] = ()
+    waivers: tuple[MarkedWaiver, ...] = ()
+    # By how much each metric may be worse than its baseline; None where it is not compared.
+    tolerances: dict[str, Tolerance] | None = None
     mistakes: tuple[str, ...] = ()
     root: OpenSpan | None = None
     verdicts: list[Verdict] = field(default_factory=list)
     blocks: Counter[str] = field(default_factory=Counter)
     # Blocks that have been made and not yet left, by what is wrong with them if they stay so.
     pending: dict[object, str] = field(default_factory=dict)
+    # Whether the test's baseline holds what is only measured on request.
+    needs_plans: bool = False
     marks: int = 0
     # Whether pytest-benchmark is switched off, so that no limit on time can be proved.
     times_nothing: bool = False
@@ -66,14 +75,15 @@ class Plan:
     @property
     def explain(self) -> bool:
         """Whether a budget asks for work that is not done otherwise."""
-        return any(budget.metric.on_request for budget in self.budgets)
+        return self.needs_plans or any(budget.metric.on_request for budget in self.budgets)
 
 
 PLAN = pytest.StashKey[Plan]()
+MARKS = ("perf_budget", "perf_baseline", "perf_waive")
 _WATCHES = pytest.StashKey[list["Watch"]]()
 LATE_MARK = (
-    "a perf_budget was added while the test ran, too late to be judged: write it on the test, or "
-    "add it in a hook or a fixture"
+    "a mark of perfguard was added while the test ran, too late to be judged: write it on the "
+    "test, or add it in a hook or a fixture"
 )
 
 
@@ -94,11 +104,16 @@ class Guard:
         self.rules = Rules.read(
             [*budgets, *option(config, "budgets")], [*levels, *option(config, "level")]
         )
+        self.baselines = Baselines(config)
         self.measure_all: bool = option(config, "")
         self.unproven = Level(option(config, "unproven"))
-        self.has_rules = self.measure_all or bool(self.rules.budgets)
+        self.has_rules = self.measure_all or bool(self.rules.budgets) or self.baselines.has_rules
         self.with_setup = option(config, "phases") == "setup+call"
         self._root = config.rootpath
+        # Every test that was found, before any was deselected: whether it has a baseline.
+        self.collected: dict[str, bool] = {}
+        # Lines about marked waivers that have ended.
+        self.ended: dict[str, None] = {}
         self.recorder = Recorder(
             Settings(
                 root=config.rootpath,
@@ -117,26 +132,46 @@ class Guard:
         May be called again, for marks that were added since.
         """
         known = item.stash.get(PLAN, None)
-        marks = list(item.iter_markers_with_node("perf_budget"))
+        # The nearest come first.
+        marks = [(node, mark) for node, mark in item.iter_markers_with_node() if mark.name in MARKS]
         if known is not None and known.marks == len(marks):
             return known
         budgets = self.rules.defaults(item.nodeid, count=known is None)
+        compared = self.baselines.wanted(item)
         wanted = (
             self.measure_all
             # Any test may send the requests that they are about.
             or self.rules.endpoints
             or bool(marks or budgets)
+            or compared
             or item.get_closest_marker("performance") is not None
             or "perf" in getattr(item, "fixturenames", ())
         )
         if not wanted:
             return None
-        mistakes: list[str] = []
-        for node, mark in reversed(marks):
-            for budget in self._read_mark(item, node, mark, mistakes):
-                budgets[budget.metric.name] = budget
         plan = known or Plan()
+        mistakes: list[str] = []
+        tolerances: dict[str, Tolerance] = {}
+        waivers: list[MarkedWaiver] = []
+        for node, mark in reversed(marks):
+            match mark.name:
+                case "perf_budget":
+                    for budget in self._read_mark(item, node, mark, mistakes):
+                        budgets[budget.metric.name] = budget
+                case "perf_baseline":
+                    where = self._where(item, node, mark.name)
+                    tolerances |= read_tolerances(mark.args, mark.kwargs, where, mistakes)
+                case _:
+                    where = self._where(item, node, mark.name, "reason", mark.kwargs.get("reason"))
+                    place = where.removeprefix(f"{mark.name}, ")
+                    # One on the test takes the place of one on its class.
+                    found = read_waiver(mark.args, mark.kwargs, place, mistakes)
+                    names = {waiver.metric for waiver in found}
+                    waivers = [w for w in waivers if w.metric not in names] + found
         plan.budgets = self.with_levels(item, budgets.values())
+        plan.waivers = tuple(waivers)
+        plan.tolerances = tolerances if compared else None
+        plan.needs_plans = compared and self.baselines.needs_plans(item)
         plan.mistakes = tuple(mistakes)
         plan.marks = len(marks)
         item.stash[PLAN] = plan
@@ -152,19 +187,25 @@ class Guard:
         mistakes: list[str],
     ) -> Iterable[Budget]:
         if mark.args:
-            where = self._where(item, node)
+            where = self._where(item, node, mark.name)
             given = ", ".join(map(shown, mark.args))
             mistakes.append(f"{where}: takes keywords only, as in sql_queries=3; got {given}")
         elif not mark.kwargs:
-            mistakes.append(f"{self._where(item, node)}: has no limit, as in sql_queries=3")
+            where = self._where(item, node, mark.name)
+            mistakes.append(f"{where}: has no limit, as in sql_queries=3")
         for name, value in mark.kwargs.items():
-            where = self._where(item, node, name, value)
+            where = self._where(item, node, mark.name, name, value)
             yield from read_limits({name: value}, where, mistakes)
 
     def _where(
-        self, item: pytest.Item, node: Node, keyword: str | None = None, value: object = None
+        self,
+        item: pytest.Item,
+        node: Node,
+        mark: str,
+        keyword: str | None = None,
+        value: object = None,
     ) -> str:
-        """Return where a mark was written, as ``perf_budget, file:line``."""
+        """Return where a mark was written, as ``MARK, file:line``."""
         names = [
             getattr(part, "originalname", None) or part.name
             for part in node.listchain()
@@ -175,9 +216,16 @@ class Guard:
         if isinstance(function, FunctionType):
             # A test may be inherited from a class in another file.
             path, names = Path(function.__code__.co_filename), function.__qualname__.split(".")
-        line = mark_line(path, tuple(names), "perf_budget", keyword, value)
+        line = mark_line(path, tuple(names), mark, keyword, value)
         name = path.relative_to(self._root) if path.is_relative_to(self._root) else path
-        return f"perf_budget, {name.as_posix()}" + (f":{line}" if line else "")
+        return f"{mark}, {name.as_posix()}" + (f":{line}" if line else "")
+
+    def note_collected(self, items: Iterable[pytest.Item]) -> None:
+        """Take down which tests there are, so that baselines of others are known to be stale."""
+        for item in items:
+            plan = item.stash.get(PLAN, None)
+            compared = plan is not None and plan.tolerances is not None
+            self.collected[item.nodeid] = compared or self.baselines.mode(item) == "off"
 
     # -- running ---------------------------------------------------------------------------
 
@@ -197,7 +245,7 @@ class Guard:
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Measure the test, and fail it if it passed without keeping its budgets."""
         # A fixture may have added a mark; a test without one is not looked at twice.
-        plan = self.plan(item) if PLAN in item.stash or _has_budget(item) else None
+        plan = self.plan(item) if PLAN in item.stash or _has_mark(item) else None
         if plan is None:
             return (yield)
         if plan.mistakes:
@@ -277,9 +325,9 @@ class Guard:
         passed = self.recorder.passed_waivers
         errors = [f"{w.file}:{w.line}: {w.problem}" for w in passed if w.problem]
         errors += plan.pending.values()
-        if len(list(item.iter_markers("perf_budget"))) != plan.marks:
+        if sum(mark.name in MARKS for mark in item.iter_markers()) != plan.marks:
             errors.append(LATE_MARK)
-        plan.record = Record(
+        record = Record(
             nodeid=item.nodeid,
             outcome="",
             span=span,
@@ -300,10 +348,25 @@ class Guard:
             },
             engines=dict(self.recorder.engines),
         )
+        if plan.tolerances is not None:
+            record = self.baselines.check(
+                item, record, plan.tolerances, partial(self.rules.level, item.nodeid)
+            )
+        plan.record = self._waive(record, plan.waivers)
         item.user_properties[:] = [
             *(pair for pair in item.user_properties if not pair[0].startswith(_PROPERTY)),
             *((_PROPERTY + name, value) for name, value in plan.record.metrics.items()),
         ]
+
+    def _waive(self, record: Record, waivers: Sequence[MarkedWaiver]) -> Record:
+        """Return the record with the breaches that the test's own marks tolerate."""
+        if not waivers:
+            return record
+        today = datetime.now().astimezone().date()
+        verdicts, met = apply(record.verdicts, waivers, today)
+        self.ended.update(dict.fromkeys(expired(waivers, today)))
+        known = {waiver.key: waiver in met for waiver in waivers}
+        return replace(record, verdicts=verdicts, waivers={**record.waivers, **known})
 
     def with_levels(
         self, item: pytest.Item, budgets: Iterable[Budget], endpoint: str | None = None
@@ -416,7 +479,12 @@ class Guard:
         return {
             "rules": {rule.line: rule.tests for rule in self.rules.budgets},
             "waivers": [f"{w.file}:{w.line} {metric}" for w in waivers for metric in w.metrics],
-            "broken_waivers": [f"{w.file}:{w.line}: {w.problem}" for w in waivers if w.problem],
+            "broken_waivers": [
+                *(f"{w.file}:{w.line}: {w.problem}" for w in waivers if w.problem),
+                *self.ended,
+            ],
+            "collected": self.collected if self.baselines.in_use else {},
+            "switched_off": sorted(self.baselines.switched_off),
         }
 
     def close(self) -> None:
@@ -451,8 +519,8 @@ def _is_worse(verdict: Verdict, known: Verdict) -> bool:
     return verdict.value < known.value if higher else verdict.value > known.value
 
 
-def _has_budget(item: pytest.Item) -> bool:
-    return any(mark.name == "perf_budget" for mark in item.own_markers)
+def _has_mark(item: pytest.Item) -> bool:
+    return any(mark.name in MARKS for mark in item.own_markers)
 
 
 def _raise_breaches(record: Record) -> None:

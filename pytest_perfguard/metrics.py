@@ -20,6 +20,7 @@ from pytest_perfguard.units import Unit
 UNCOUNTED = ("transaction", "connect")
 # Kind of the lookups in caches of the process itself, which send nothing.
 IN_PROCESS = "memory"
+_SLACK_OF_SIZES = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Metric:
             of its probe, as in ``no lookup in a cache``.
         tallied: its value is made of tallies, so that without any it proves nothing; False for
             levels, which are None where nothing was observed.
+        stored: a baseline holds it: it is the same in every run on every machine.
+        neutral: neither more nor less of it is better by itself, so a baseline only shows it.
     """
 
     name: str
@@ -50,6 +53,17 @@ class Metric:
     on_request: bool = False
     tallied: bool = True
     needs: str = ""
+    stored: bool = True
+    neutral: bool = False
+
+    @property
+    def slack(self) -> float:
+        """Share of a baseline's value by which it may be exceeded.
+
+        Nothing for counts. Sizes vary with what is in them: the digits of a time or an id, and
+        how well they compress.
+        """
+        return _SLACK_OF_SIZES if self.unit is Unit.BYTES else 0.0
 
     def observed(self, span: Span) -> bool:
         """Return whether the span holds anything that this metric is about."""
@@ -182,6 +196,7 @@ def _times(group: str, kind: str, what: str, guide: str | None = None) -> Iterat
             guide=guide if statistic not in ("stddev", "iqr") else None,
             tallied=False,
             needs=needs,
+            stored=False,
         )
     yield Metric(
         f"{group}_cpu",
@@ -192,6 +207,7 @@ def _times(group: str, kind: str, what: str, guide: str | None = None) -> Iterat
         "threads of it included.",
         tallied=False,
         needs=needs,
+        stored=False,
     )
 
 
@@ -228,6 +244,7 @@ METRICS: dict[str, Metric] = {
             "sql",
             _sum("seconds"),
             "Wall time spent in cursor executions, all statements together.",
+            stored=False,
         ),
         Metric(
             "sql_slowest",
@@ -236,6 +253,7 @@ METRICS: dict[str, Metric] = {
             _peak("seconds"),
             "Wall time of the slowest cursor execution.",
             guide="100ms",
+            stored=False,
         ),
         Metric(
             "sql_n_plus_one",
@@ -286,6 +304,7 @@ METRICS: dict[str, Metric] = {
             "Largest share of a connection pool (size + overflow) that was in use at once.",
             guide="80%",
             tallied=False,
+            stored=False,
         ),
         Metric(
             "cache_hits",
@@ -296,6 +315,7 @@ METRICS: dict[str, Metric] = {
             "HMGET, each key of EXISTS, hashes for HGETALL; and hits of watched caches. A budget "
             "is a floor.",
             higher_is_better=True,
+            neutral=True,
         ),
         Metric(
             "cache_misses",

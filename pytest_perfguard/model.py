@@ -229,11 +229,24 @@ class Level(StrEnum):
 
 
 class Status(StrEnum):
-    """The outcome of judging one metric."""
+    """The outcome of judging one metric, by a budget or by a baseline."""
 
     OK = "ok"
     OVER = "over budget"
+    REGRESSED = "regressed"
+    IMPROVED = "improved"
+    CHANGED = "changed"
     UNPROVEN = "unproven"
+
+
+_AGAINST = (Status.OVER, Status.REGRESSED, Status.UNPROVEN)
+
+
+class Rule(StrEnum):
+    """What a metric was judged by."""
+
+    BUDGET = "budget"
+    BASELINE = "baseline"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +255,11 @@ class Verdict(_Data):
 
     ``value`` and ``limit`` are in the metric's base unit; ``value`` is None where nothing was
     observed. ``where`` says where the limit was written, ``reason`` why it is unproven.
+
+    Attributes:
+        rule: whether ``limit`` is a budget or what a baseline holds.
+        changes: what differs from the baseline, one operation a line.
+        waiver: why a breach is tolerated and until when; it is none then.
     """
 
     metric: str
@@ -252,11 +270,14 @@ class Verdict(_Data):
     level: Level
     where: str
     reason: str = ""
+    rule: Rule = Rule.BUDGET
+    changes: tuple[str, ...] = ()
+    waiver: str = ""
 
     @property
     def breached(self) -> bool:
-        """Whether the limit was not shown to be kept."""
-        return self.status is not Status.OK and not self.idle
+        """Whether the limit was not shown to be kept, and nobody tolerates it."""
+        return self.status in _AGAINST and not self.idle and not self.waiver
 
     @property
     def idle(self) -> bool:
@@ -266,7 +287,10 @@ class Verdict(_Data):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` wrote."""
-        return cls(**{**data, "status": Status(data["status"]), "level": Level(data["level"])})
+        known = {**data, "status": Status(data["status"]), "level": Level(data["level"])}
+        if "rule" in data:
+            known |= {"rule": Rule(data["rule"]), "changes": tuple(data["changes"])}
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +306,9 @@ class Record(_Data):
             covered a finding.
         engines: one label for each database engine seen, e.g. ``postgresql+psycopg``, by an
             identity that holds within one process.
+        baseline: the file that holds the test's baseline, or will when it has one; empty for a
+            test that has none to be compared with.
+        is_new: there was nothing in that file to compare the test with.
     """
 
     nodeid: str
@@ -292,6 +319,8 @@ class Record(_Data):
     errors: tuple[str, ...] = ()
     waivers: Mapping[str, bool] = field(default_factory=dict)
     engines: Mapping[str, str] = field(default_factory=dict)
+    baseline: str = ""
+    is_new: bool = False
 
     @property
     def breaches(self) -> tuple[Verdict, ...]:

@@ -6,6 +6,7 @@ pytest's own.
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +20,9 @@ class Option(NamedTuple):
     Attributes:
         ini_type: type of the ini value, as pytest names it; ``linelist`` options may be given
             several times on the command line, after the lines of the ini file.
+        bare: value where the option is given without one; with one it takes the form
+            ``--perfguard-NAME=CHOICE`` alone, so that it never swallows a path that follows it.
+        in_ini: False for what nobody should have switched on for good.
     """
 
     name: str
@@ -28,6 +32,8 @@ class Option(NamedTuple):
     metavar: str | None = None
     choices: tuple[str, ...] | None = None
     least: int | None = None
+    bare: str | None = None
+    in_ini: bool = True
 
     @property
     def repeated(self) -> bool:
@@ -84,6 +90,35 @@ OPTIONS = (
         metavar="N",
         least=2,
     ),
+    Option(
+        "baseline",
+        "which tests are compared with their baselines: 'marked' with perf_baseline (default), "
+        "'all' or 'off', also as 'PATTERN: MODE'; later lines win (may be repeated)",
+        "linelist",
+        default=[],
+        metavar="LINE",
+    ),
+    Option(
+        "update",
+        "record and approve the baselines of the tests that run; '=verify' measures them twice, "
+        "the second time in a fresh process, and stores a range where the two differ",
+        choices=("all", "verify"),
+        bare="all",
+        in_ini=False,
+    ),
+    Option(
+        "new",
+        "what a test does that has no baseline yet: 'fail' or 'warn'; by default it fails where "
+        "CI is set",
+        default="auto",
+        choices=("auto", "fail", "warn"),
+    ),
+    Option(
+        "ratchet",
+        "tighten a baseline by itself when a test has become better than it",
+        "bool",
+        default=False,
+    ),
     Option("top", "length of the lists in the report", "int", default=5, metavar="N", least=0),
     Option(
         "packages",
@@ -117,6 +152,9 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("perfguard", "performance budgets (pytest-perfguard)")
     for option in OPTIONS:
         attributes: dict[str, Any] = {"dest": option.key, "default": None}
+        if option.bare is not None:
+            _add_with_choices(group, option, attributes)
+            continue
         match option.ini_type:
             case "bool":
                 attributes |= {"action": "store_true"}
@@ -127,7 +165,21 @@ def add_options(parser: pytest.Parser) -> None:
             case _:
                 attributes |= {"metavar": option.metavar, "choices": option.choices}
         group.addoption(option.flag, help=option.help, **attributes)
-        parser.addini(option.key, option.help, type=option.ini_type, default=option.default)  # type: ignore[arg-type] # one of pytest's literals
+        if option.in_ini:
+            parser.addini(option.key, option.help, type=option.ini_type, default=option.default)  # type: ignore[arg-type] # one of pytest's literals
+
+
+def _add_with_choices(
+    group: pytest.OptionGroup, option: Option, attributes: dict[str, Any]
+) -> None:
+    """Register an option that may stand alone, and one more for each of its choices.
+
+    argparse's own optional value would take the next argument for it, which is a path.
+    """
+    attributes["action"] = "store_const"
+    group.addoption(option.flag, help=option.help, const=option.bare, **attributes)
+    for choice in option.choices or ():
+        group.addoption(f"{option.flag}={choice}", help=SUPPRESS, const=choice, **attributes)
 
 
 def refuse_unread_table(config: pytest.Config) -> None:
@@ -213,6 +265,8 @@ def option(config: pytest.Config, name: str) -> Any:
     """
     known = _BY_NAME[name]
     given = config.getoption(known.key)
+    if not known.in_ini:
+        return given if given is not None else known.default
     try:
         value = config.getini(known.key) if given is None or known.repeated else given
     except (TypeError, ValueError) as error:

@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 _MARKERS = (
     "perf_budget(METRIC=LIMIT, ...): fail the test if it costs more; see 'perfguard explain'.",
+    "perf_baseline(METRIC=TOLERANCE, ...): fail the test if it costs more than its baseline.",
+    "perf_waive(METRIC, reason=..., until='YYYY-MM-DD', cap=..., url=...): tolerate a breach.",
     "performance: measure the test; perfguard gives it to every test that it measures.",
 )
+_MEASURED = ("perf_budget", "perf_baseline", "perf_waive", "performance")
 _GUARD = pytest.StashKey["Guard"]()
 _MISTAKES = pytest.StashKey[dict[str, tuple[str, ...]]]()
 _SUITE = pytest.StashKey["Suite"]()
@@ -62,6 +65,11 @@ def _guard(config: pytest.Config) -> Guard:
     return guard
 
 
+def collected(config: pytest.Config) -> dict[str, bool]:
+    """Return which tests were found and whether each is compared with a baseline."""
+    return _guard(config).collected
+
+
 def _suite(config: pytest.Config) -> Suite:
     """Return what is known of the whole session, making it at first use."""
     suite = config.stash.get(_SUITE, None)
@@ -76,6 +84,9 @@ def _suite(config: pytest.Config) -> Suite:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Find the tests to measure, before ``-m performance`` selects them."""
     config.stash[_MISTAKES] = _plan(config, items)
+    guard = config.stash.get(_GUARD, None)
+    if guard is not None:
+        guard.note_collected(items)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -106,7 +117,7 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> dict[str, tuple[st
 
 def _is_measured(item: pytest.Item) -> bool:
     return "perf" in getattr(item, "fixturenames", ()) or any(
-        mark.name in ("perf_budget", "performance") for mark in item.iter_markers()
+        mark.name in _MEASURED for mark in item.iter_markers()
     )
 
 
@@ -130,7 +141,7 @@ class _Reports:
         """Refuse a budget that came when nobody measured any more; runs after the test."""
         if item.own_markers and self._config.stash.get(_GUARD, None) is None:
             for mark in item.own_markers:
-                if mark.name == "perf_budget":
+                if mark.name in _MEASURED[:-1]:
                     from pytest_perfguard.guard import LATE_MARK  # noqa: PLC0415
 
                     pytest.fail(f"perfguard: {LATE_MARK}", pytrace=False)
@@ -155,17 +166,22 @@ class _Reports:
             return
         if facts is not None:
             _suite(self._config).add_facts(facts)
+        suite = self._config.stash.get(_SUITE, None)
+        if suite is not None and not suite.settle(self._config, session):
+            session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
         path = option(self._config, "json")
         if path and not _suite(self._config).write(self._config.invocation_params.dir / path):
             # What was asked for is not there: whoever relies on it must not see a success.
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
         """Take over what an xdist worker knew."""
         facts = getattr(node, "workeroutput", {}).get("perfguard")
         if facts is not None:
             _suite(self._config).add_facts(facts)
+        elif error is not None:
+            _suite(self._config).add_lost_worker()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Say what was measured and what needs attention."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import SCHEMA_VERSION, Record, Run
+from pytest_perfguard.writing import replace_file
 
 _NAMED_DISTRIBUTIONS = ("pytest", "pytest-perfguard", "sqlalchemy")
 
@@ -53,26 +52,10 @@ def write_run(run: Run, path: Path) -> None:
             # A device or a pipe is written to, not replaced.
             path.write_text(text, encoding="utf-8")
         else:
-            _replace(path.resolve(), text)
+            replace_file(path.resolve(), text)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFileError(f"{path} cannot be written: {reason}") from error
-
-
-def _replace(target: Path, text: str) -> None:
-    # Beside the target, so that it can be moved onto it; opened plainly, so that the umask holds.
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(target)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink()
-        raise
 
 
 def read_run(path: Path | str) -> Run:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_perfguard.approval import Approval, find_gone, prune, record_all, tighten_all
 from pytest_perfguard.budgets import is_endpoint
 from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import Record, Run, Status
 from pytest_perfguard.options import option
+from pytest_perfguard.processes import FreshProcessError, run_again
 from pytest_perfguard.reports.terminal import summary
 from pytest_perfguard.runs import make_run, write_run
 
@@ -25,6 +27,12 @@ class Suite:
         self._waivers: set[str] = set()
         self._broken_waivers: set[str] = set()
         self._written = ""
+        self._collected: dict[str, bool] = {}
+        self._switched_off: set[str] = set()
+        self._lost_workers = 0
+        # What was done to baselines, and what could not be done.
+        self._approvals: list[Approval] = []
+        self._gone: list[str] = []
 
     def add_record(self, record: Mapping[str, Any]) -> None:
         """Keep the record of a test; a rerun's replaces the one before."""
@@ -36,6 +44,65 @@ class Suite:
             self._rules[line] = max(tests, self._rules.get(line, 0))
         self._waivers.update(facts["waivers"])
         self._broken_waivers.update(facts["broken_waivers"])
+        self._collected |= facts["collected"]
+        self._switched_off.update(facts["switched_off"])
+
+    def add_lost_worker(self) -> None:
+        """Note that a process ended before it had reported."""
+        self._lost_workers += 1
+
+    def settle(self, config: pytest.Config, session: pytest.Session) -> bool:
+        """Record or tighten baselines, and look for those of tests that are gone.
+
+        Returns:
+            Whether all that was asked for could be done.
+        """
+        if not self._collected:
+            return True
+        root, records = config.rootpath, self.run().records
+        if wish := option(config, "update"):
+            again = self._again(config, records) if wish == "verify" else None
+            self._approvals.append(record_all(root, records, again))
+        elif option(config, "ratchet"):
+            self._approvals.append(tighten_all(root, records))
+        reasons = self._partial(config, session)
+        named = [Path(config.invocation_params.dir, arg) for arg in config.args]
+        places = [place for place in named if "::" not in str(place)]
+        if not reasons:
+            skip = config.getini("norecursedirs")
+            gone = find_gone(root, places, self._collected, records, skip)
+            if gone and wish and not session.testsfailed:
+                self._approvals.append(prune(root, gone))
+            else:
+                self._gone = [entry.told(root) for entry in gone]
+        elif wish:
+            self._approvals.append(
+                Approval([f"baselines of tests that are gone are kept: {', '.join(reasons)}"])
+            )
+        return not any(approval.problems for approval in self._approvals)
+
+    def _again(self, config: pytest.Config, records: Iterable[Record]) -> dict[str, Record]:
+        """Measure the tests that are recorded once more, in a fresh process."""
+        tests = [r.nodeid for r in records if r.baseline and r.outcome == "passed"]
+        if not tests:
+            return {}
+        try:
+            run = run_again(config, tests)
+        except FreshProcessError as error:
+            self._approvals.append(Approval(problems=[str(error)]))
+            return {}
+        return {record.nodeid: record for record in run.records if record.outcome == "passed"}
+
+    def _partial(self, config: pytest.Config, session: pytest.Session) -> list[str]:
+        """Return why the session cannot tell which tests there are."""
+        reasons = [flag for name, flag in _SELECTING.items() if config.getoption(name, None)]
+        if any("::" in argument for argument in config.args):
+            reasons.append("single tests were named")
+        if session.shouldstop or session.shouldfail:
+            reasons.append(f"{session.shouldstop or session.shouldfail}")
+        if self._lost_workers:
+            reasons.append("a worker was lost")
+        return reasons
 
     def run(self) -> Run:
         """Return all records as a run."""
@@ -62,6 +129,9 @@ class Suite:
         notices = self._notices(run, whole=is_whole(config, terminal))
         if not (run.records or notices or full or self._written) or config.getoption("collectonly"):
             return
+        for approval in self._approvals:
+            notices += approval.lines
+            notices += [f"warning: {problem}" for problem in approval.problems]
         lines = summary(
             run,
             top=option(config, "top"),
@@ -89,6 +159,13 @@ class Suite:
             "nothing any more: remove it"
             for key in sorted(stale)
         ]
+        notices += [f"warning: baseline: {line}" for line in self._gone]
+        if self._switched_off:
+            count = len(self._switched_off)
+            notices.append(
+                f"warning: baselines are switched off for {count:,} marked "
+                f"test{'' if count == 1 else 's'} (perfguard_baseline)"
+            )
         return notices + (self._idle_rules(run) if whole else [])
 
     def _idle_rules(self, run: Run) -> list[str]:
@@ -110,7 +187,17 @@ class Suite:
         return notices
 
 
-_SELECTING = ("keyword", "markexpr", "lf", "failedfirst", "newfirst", "stepwise", "deselect")
+_SELECTING = {
+    "keyword": "-k",
+    "markexpr": "-m",
+    "lf": "--lf",
+    "stepwise": "--stepwise",
+    "deselect": "--deselect",
+    "ignore": "--ignore",
+    "ignore_glob": "--ignore-glob",
+}
+# These run all tests, but a run that is cut short has not seen those that come last.
+_ORDERING = ("failedfirst", "newfirst")
 
 
 def is_whole(config: pytest.Config, terminal: pytest.TerminalReporter) -> bool:
@@ -118,7 +205,7 @@ def is_whole(config: pytest.Config, terminal: pytest.TerminalReporter) -> bool:
     return not (
         config.args_source is config.ArgsSource.ARGS
         # Under xdist the workers select, and do not say so: the options do.
-        or any(config.getoption(name, None) for name in _SELECTING)
+        or any(config.getoption(name, None) for name in (*_SELECTING, *_ORDERING))
         or terminal.stats.get("deselected")
         or getattr(terminal._session, "shouldstop", False)
         or getattr(terminal._session, "shouldfail", False)

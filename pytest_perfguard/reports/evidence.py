@@ -8,11 +8,22 @@ from pytest_perfguard.findings import place
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.folding import add, folded_timeline
 from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
-from pytest_perfguard.model import Finding, Level, Record, Site, Span, Status, Tally, Verdict
+from pytest_perfguard.model import (
+    Finding,
+    Level,
+    Record,
+    Rule,
+    Site,
+    Span,
+    Status,
+    Tally,
+    Verdict,
+)
 from pytest_perfguard.units import Unit, show
 
 _MAX_CAUSES = 5
 _MAX_MOMENTS = 12
+_OVER = (Status.OVER, Status.REGRESSED)
 
 
 def failure(record: Record, width: int = 100) -> str:
@@ -26,23 +37,42 @@ def failure(record: Record, width: int = 100) -> str:
     lines += table(breaches)
     if not breaches and not record.errors:
         lines += evidence(record.span, ("sql_n_plus_one", "sql_duplicates"), width)
+    lines += changed(breaches)
     for span in _judged_spans(record):
-        over = [v.metric for v in breaches if v.span == span.name and v.status is Status.OVER]
+        over = [v.metric for v in breaches if v.span == span.name and v.status in _OVER]
         lines += evidence(span, over, width)
     return "\n".join(lines)
 
 
+def changed(verdicts: Iterable[Verdict]) -> list[str]:
+    """Return what is done more or less often than when a baseline was recorded."""
+    lines = [line for verdict in verdicts for line in verdict.changes]
+    shown = lines[: 2 * _MAX_CAUSES]
+    more = len(lines) - len(shown)
+    return [
+        *(["since the baseline:"] if lines else []),
+        *(f"    {line}" for line in shown),
+        *([f"    ... and {more} more"] if more else []),
+    ]
+
+
 def headline(record: Record) -> str:
-    """Return how many budgets were not kept, and where."""
-    statuses = [verdict.status for verdict in record.breaches]
-    total = sum(not verdict.idle for verdict in record.verdicts)
+    """Return how many budgets and baselines were not kept, and where."""
+    statuses = [(verdict.rule, verdict.status) for verdict in record.breaches]
+    total = sum(v.rule is Rule.BUDGET and not v.idle for v in record.verdicts)
     budgets = f"of {total} budget{'' if total == 1 else 's'}"
     parts = []
-    if over := statuses.count(Status.OVER):
+    if over := statuses.count((Rule.BUDGET, Status.OVER)):
         parts.append(f"{over} {budgets} exceeded")
-    if unproven := statuses.count(Status.UNPROVEN):
+    if unproven := statuses.count((Rule.BUDGET, Status.UNPROVEN)):
         parts.append(f"{unproven} {budgets} unproven")
-    if errors := len(record.errors):
+    if worse := statuses.count((Rule.BASELINE, Status.REGRESSED)):
+        parts.append(f"{worse} metric{'' if worse == 1 else 's'} worse than the baseline")
+    if unseen := statuses.count((Rule.BASELINE, Status.UNPROVEN)):
+        parts.append(f"{unseen} baseline{'' if unseen == 1 else 's'} unproven")
+    if record.is_new and record.errors:
+        parts.append("no baseline to compare with")
+    if errors := len(record.errors) - record.is_new:
         parts.append(f"{errors} mistake{'' if errors == 1 else 's'}")
     if not parts:
         parts.append(f"{record.metrics.get('sql_queries', 0):,.0f} statements")
@@ -78,7 +108,7 @@ def table(verdicts: Iterable[Verdict]) -> list[str]:
     for verdict, name, value, where in rows:
         remark = "" if verdict.level is Level.FAIL else "  (only warns)"
         lines.append(f"  {name:<{name_width}}  {value:>{value_width}}   {where}{remark}")
-        if verdict.reason and verdict.status is Status.UNPROVEN:
+        if verdict.reason:
             lines.append(f"      {verdict.reason}")
     return lines
 
@@ -87,7 +117,8 @@ def _cells(verdict: Verdict) -> tuple[str, str, str]:
     metric = METRICS[verdict.metric]
     limit = show(verdict.limit, metric.unit)
     if verdict.status is Status.UNPROVEN:
-        return verdict.metric, f"unproven (limit {limit})", verdict.where
+        kind = "limit" if verdict.rule is Rule.BUDGET else "was"
+        return verdict.metric, f"unproven ({kind} {limit})", verdict.where
     sign = "<" if metric.higher_is_better else ">"
     if verdict.status is Status.OK:
         return verdict.metric, f"{show(verdict.value, metric.unit)} of {limit}", verdict.where

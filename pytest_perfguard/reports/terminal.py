@@ -8,7 +8,7 @@ from statistics import median
 
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
-from pytest_perfguard.model import Record, Run, Span, Status, Tally
+from pytest_perfguard.model import Record, Rule, Run, Span, Status, Tally, Verdict
 from pytest_perfguard.reports.evidence import cause, failure, merged_findings
 from pytest_perfguard.units import Unit, show
 
@@ -23,7 +23,7 @@ def summary(
         top: length of each list.
         full: show the top lists and every candidate, not only what needs attention.
     """
-    lines = [*notices, *_warnings(run.records, width)]
+    lines = [*notices, *_warnings(run.records, width), *_baselines(run.records, top, width)]
     if full and run.records:
         lines += _top_list("most statements", run, top, "sql_queries", Unit.COUNT)
         lines += _top_list("most time in SQL", run, top, "sql_time", Unit.SECONDS)
@@ -48,11 +48,20 @@ def denominator(run: Run) -> str:
     commands = sum(record.metrics.get("cache_commands", 0) for record in run.records)
     if commands:
         parts.append(_number(int(commands), "cache command"))
-    if judged:
-        by_status = Counter(verdict.status for verdict in judged)
-        counts = [f"{by_status[status]:,} {status}" for status in Status if by_status[status]]
-        parts.append(f"{_number(len(judged), 'budget')} judged: {', '.join(counts)}")
+    budgets = [verdict for verdict in judged if verdict.rule is Rule.BUDGET]
+    if budgets:
+        parts.append(f"{_number(len(budgets), 'budget')} judged: {_counts(budgets)}")
+    compared = [record for record in run.records if record.baseline and not record.is_new]
+    baselines = [verdict for verdict in judged if verdict.rule is Rule.BASELINE]
+    if baselines:
+        parts.append(f"{_number(len(compared), 'baseline')} compared: {_counts(baselines)}")
     return ", ".join(parts)
+
+
+def _counts(verdicts: Iterable[Verdict]) -> str:
+    counted = Counter("waived" if v.waiver else str(v.status) for v in verdicts)
+    names = [*map(str, Status), "waived"]
+    return ", ".join(f"{counted[name]:,} {name}" for name in names if counted[name])
 
 
 def _number(count: int, noun: str) -> str:
@@ -68,6 +77,48 @@ def _warnings(records: Iterable[Record], width: int) -> list[str]:
             lines.append(f"warning: {record.nodeid}: {first.removeprefix('perfguard: ')}")
             lines += rest
     return lines
+
+
+def _baselines(records: Iterable[Record], top: int, width: int) -> list[str]:
+    """Tell of tests that have no baseline yet, that are better than it, or are made otherwise."""
+    records = list(records)
+    new = [record.nodeid for record in records if record.is_new and not record.errors]
+    lines = []
+    if new:
+        lines.append(f"{_number(len(new), 'test')} without a baseline: --perfguard-update records")
+        lines += _some([f"  {nodeid}" for nodeid in new], top)
+    verdicts = [(record, verdict) for record in records for verdict in record.verdicts]
+    better = [
+        f"  {v.metric} {show(v.limit, unit)} -> {show(v.value, unit)} in {record.nodeid}"
+        for record, v in verdicts
+        if v.status is Status.IMPROVED
+        for unit in [METRICS[v.metric].unit]
+    ]
+    if better:
+        lines.append("better than the baseline (--perfguard-update keeps it so):")
+        lines += _some(better, top)
+    for record, verdict in verdicts:
+        if verdict.status is Status.CHANGED:
+            lines.append(f"other operations than in the baseline, as many: {record.nodeid}")
+            lines += _some([f"  {shorten(line, width - 2)}" for line in verdict.changes], top)
+    waived: dict[str, list[str]] = {}
+    for record, verdict in verdicts:
+        if verdict.waiver:
+            unit = METRICS[verdict.metric].unit
+            sign = "<" if METRICS[verdict.metric].higher_is_better else ">"
+            value = f"{show(verdict.value, unit)} {sign} {show(verdict.limit, unit)}"
+            waived.setdefault(f"waived {verdict.waiver}", []).append(
+                f"  {verdict.metric} {value} in {record.nodeid}"
+            )
+    for title, breaches in waived.items():
+        lines += [title, *_some(breaches, top)]
+    return lines
+
+
+def _some(lines: list[str], top: int) -> list[str]:
+    shown = lines[: max(top, 1)]
+    more = len(lines) - len(shown)
+    return shown + ([f"  ... and {more:,} more"] if more else [])
 
 
 def _top_list(title: str, run: Run, top: int, metric: str, unit: Unit) -> list[str]:

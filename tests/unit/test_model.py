@@ -91,8 +91,15 @@ def test_a_walk_yields_every_span_once_parents_first(whole: Span) -> None:
 
 
 @pytest.mark.parametrize("status", Status)
-def test_only_a_kept_limit_is_not_breached(status: Status) -> None:
-    assert replace(_VERDICT, status=status).breached is (status is not Status.OK)
+def test_what_is_kept_or_only_told_is_no_breach(status: Status) -> None:
+    harmless = (Status.OK, Status.IMPROVED, Status.CHANGED)
+    assert replace(_VERDICT, status=status).breached is (status not in harmless)
+
+
+def test_what_is_tolerated_is_no_breach() -> None:
+    over = replace(_VERDICT, status=Status.OVER)
+    assert over.breached
+    assert not replace(over, waiver="until 2027-03-01: known").breached
 
 
 @pytest.mark.parametrize("status", Status)

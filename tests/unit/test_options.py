@@ -40,9 +40,10 @@ def test_the_help_of_pytest_shows_every_option_and_its_twin(pytester: pytest.Pyt
     for known in OPTIONS:
         start = " ".join(known.help.split()[:4])
         metavar = f"={known.metavar}" if known.metavar else ""
-        choices = f"={{{','.join(known.choices)}}}" if known.choices else ""
+        choices = f"={{{','.join(known.choices)}}}" if known.choices and not known.bare else ""
         assert re.search(rf"{known.flag}{re.escape(metavar or choices)} {re.escape(start)}", shown)
-        assert re.search(rf" {known.key} \(\w+\): {re.escape(start)}", shown)
+        twin = re.search(rf" {known.key} \(\w+\): {re.escape(start)}", shown)
+        assert bool(twin) is known.in_ini
 
 
 @_every
@@ -71,6 +72,10 @@ _WRITTEN: dict[str, tuple[list[str], str, object]] = {
     "top": (["--perfguard-top=9"], "9", 9),
     "packages": (["--perfguard-packages=shop"], "shop", ["shop"]),
     "show_parameters": (["--perfguard-show-parameters"], "true", True),
+    "baseline": (["--perfguard-baseline=all"], "all", ["all"]),
+    "update": (["--perfguard-update"], "", "all"),
+    "new": (["--perfguard-new=fail"], "fail", "fail"),
+    "ratchet": (["--perfguard-ratchet"], "true", True),
     "key_words": (["--perfguard-key-words=profile"], "profile", ["profile"]),
 }
 
@@ -81,10 +86,20 @@ def test_an_option_and_its_twin_mean_the_same(
 ) -> None:
     arguments, ini, value = _WRITTEN[known.name]
     on_command_line = config(*arguments)
-    in_file = config(ini=f"{known.key} = {ini}")
-    for made in (on_command_line, in_file):
+    in_file = [config(ini=f"{known.key} = {ini}")] if known.in_ini else []
+    for made in (on_command_line, *in_file):
         assert option(made, known.name) == value
         assert is_asked_for(made)
+
+
+def test_an_option_that_may_stand_alone_leaves_the_path_after_it(
+    config: Callable[..., pytest.Config],
+) -> None:
+    made = config("--perfguard-update", "tests")
+    assert (option(made, "update"), made.args) == ("all", ["tests"])
+    assert option(config("--perfguard-update=verify", "tests"), "update") == "verify"
+    with pytest.raises(pytest.UsageError, match="ignored explicit argument 'twice'"):
+        config("--perfguard-update=twice")
 
 
 def test_the_command_line_wins_over_the_file(config: Callable[..., pytest.Config]) -> None:

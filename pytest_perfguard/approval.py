@@ -1,0 +1,280 @@
+"""What a session does to the files of baselines when it ends: record, tighten, tell what is gone.
+
+Only the process that has all reports does this, under a lock, so that the bytes do not depend on
+how the tests were spread or ordered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from pytest_perfguard.baseline_files import (
+    FOLDER,
+    Tests,
+    file_of,
+    held_text,
+    locked,
+    read,
+    test_of,
+    write,
+)
+from pytest_perfguard.baselines import (
+    NO_DATABASE,
+    Entry,
+    databases,
+    differences,
+    entry_of,
+    is_same,
+    pick,
+    tighten,
+    widen,
+)
+from pytest_perfguard.errors import BaselineError
+from pytest_perfguard.model import Record, Status
+
+_MAX_CHANGES = 8
+Entries = Mapping[str, Entry]
+
+
+@dataclass(slots=True)
+class Approval:
+    """What was done, as lines for the report.
+
+    Attributes:
+        problems: what could not be done; the session must not look like a success.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def record_all(
+    root: Path, records: Iterable[Record], again: Mapping[str, Record] | None = None
+) -> Approval:
+    """Record what the tests cost now as their baselines.
+
+    Args:
+        root: directory that the files' names are below.
+        again: a second measurement of the same tests, by node id; where it differs a range is
+            recorded.
+    """
+    records = [record for record in records if record.baseline]
+    approval = Approval()
+    passed = [record for record in records if record.outcome == "passed" and not record.errors]
+    left = [record.nodeid for record in records if record.outcome == "failed" or record.errors]
+
+    def renew(entries: Entries, record: Record) -> tuple[Entries, list[str]]:
+        now = entry_of(record)
+        if again is not None:
+            if record.nodeid not in again:
+                return entries, ["    not recorded: it did not pass when it was run once more"]
+            now = widen(now, entry_of(again[record.nodeid]))
+        kind = databases(record)
+        held = pick(entries, kind)
+        if kind in entries and held is not None and is_same(held, now) and held.note == now.note:
+            return entries, []
+        kept = {} if kind == NO_DATABASE else {k: e for k, e in entries.items() if k != NO_DATABASE}
+        return {**kept, kind: now}, changes(held, now)
+
+    _change(root, passed, renew, approval, "baselines recorded")
+    approval.lines += [f"  not recorded, because it failed: {nodeid}" for nodeid in left]
+    return approval
+
+
+def tighten_all(root: Path, records: Iterable[Record]) -> Approval:
+    """Lower the baselines of tests that have become better than them."""
+    approval = Approval()
+    better = [
+        record
+        for record in records
+        if record.outcome == "passed"
+        and not record.breaches
+        and any(verdict.status is Status.IMPROVED for verdict in record.verdicts)
+    ]
+
+    def renew(entries: Entries, record: Record) -> tuple[Entries, list[str]]:
+        kind = databases(record)
+        held = pick(entries, kind)
+        if held is None:
+            return entries, []
+        tight = tighten(held, entry_of(record))
+        return {**entries, kind: tight}, changes(held, tight)
+
+    _change(root, better, renew, approval, "baselines tightened")
+    return approval
+
+
+def _change(
+    root: Path,
+    records: Iterable[Record],
+    renew: Callable[[Entries, Record], tuple[Entries, list[str]]],
+    approval: Approval,
+    title: str,
+) -> None:
+    by_file: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: record.nodeid):
+        by_file.setdefault(record.baseline, []).append(record)
+    if not by_file:
+        return
+    unchanged, lines = 0, []
+    with locked(root):
+        for name, of_file in sorted(by_file.items()):
+            path = root / name
+            try:
+                tests: dict[str, Entries] = dict(read(path).tests)
+                told = []
+                for record in of_file:
+                    test = test_of(record.nodeid)
+                    tests[test], changed = renew(tests.get(test, {}), record)
+                    told += [f"    {test}", *changed] if changed else []
+                    unchanged += not changed
+                if told:
+                    write(path, tests)
+                    lines += [f"  {name}", *told]
+            except BaselineError as error:
+                approval.problems.append(error.below(root))
+    known = f" ({unchanged:,} unchanged)" if unchanged else ""
+    if lines or unchanged:
+        approval.lines += [f"{title}{known}:" if lines else f"{title}: {unchanged:,} unchanged"]
+        approval.lines += lines
+
+
+def changes(held: Entry | None, now: Entry) -> list[str]:
+    """Return what differs between two entries, as a diff that is read line by line."""
+    if held is None:
+        shown = [f"{name} {held_text(value)}" for name, value in now.metrics.items() if value]
+        lines = [f"new: {', '.join(shown)}"]
+    else:
+        names = sorted({**held.metrics, **now.metrics})
+        pairs = [(name, held.metrics.get(name), now.metrics.get(name)) for name in names]
+        moved = [(name, old, new) for name, old, new in pairs if old != new]
+        width = max((len(name) for name, _, _ in moved), default=0)
+        lines = [
+            f"{name:<{width}}  {'-' if old is None else held_text(old)} -> "
+            f"{'-' if new is None else held_text(new)}"
+            for name, old, new in moved
+        ]
+        done = differences(held, now)
+        lines += done[:_MAX_CHANGES]
+        if len(done) > _MAX_CHANGES:
+            lines.append(f"... and {len(done) - _MAX_CHANGES} more")
+        lines = lines or ["other lines"]
+    lines += [now.note] if now.note else []
+    return [f"      {line}" for line in lines]
+
+
+# -- what is gone --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """An entry that no test is compared with any more.
+
+    Attributes:
+        file: where it stands.
+        test: what the test was called.
+        why: ``is gone``, ``was renamed to test_b?``, ``has no perf_baseline any more``.
+    """
+
+    file: Path
+    test: str
+    why: str
+
+    def told(self, root: Path) -> str:
+        """Return it as a line."""
+        path = self.file.relative_to(root) if self.file.is_relative_to(root) else self.file
+        return f"{path.as_posix()}: {self.test} {self.why}"
+
+
+def find_gone(
+    root: Path,
+    places: Iterable[Path],
+    collected: Mapping[str, bool],
+    records: Iterable[Record] = (),
+    skip: Sequence[str] = (),
+) -> list[Gone]:
+    """Return the entries that belong to no test.
+
+    Args:
+        places: files and directories that the tests were collected from.
+        collected: whether a test is compared with a baseline, by node id.
+        records: of the tests that ran; new ones may be old ones under another name.
+        skip: patterns of directories that are not looked into.
+    """
+    known: dict[Path, dict[str, bool]] = {}
+    for nodeid, compared in collected.items():
+        module = root / nodeid.partition("::")[0]
+        known.setdefault(file_of(module), {})[test_of(nodeid)] = compared
+    new = {record.nodeid: entry_of(record) for record in records if record.is_new}
+    gone = []
+    for path in sorted({*known, *_files_below(places, skip)}):
+        try:
+            held = read(path).tests
+        except BaselineError:
+            continue  # whoever uses it is told
+        if path in known:
+            tests = known[path]
+            missing = [test for test in held if not tests.get(test)]
+        elif _module_exists(path):
+            continue
+        else:
+            tests, missing = {}, list(held)
+        gone += [Gone(path, test, _why(test, held[test], test in tests, new)) for test in missing]
+    return gone
+
+
+def _why(test: str, entries: Entries, exists: bool, new: Mapping[str, Entry]) -> str:  # noqa: FBT001 - a fact of the test
+    if exists:
+        return "is compared with its baseline no more: nothing asks for it"
+    held = entries.values()
+    alike = [nodeid for nodeid, now in new.items() if any(is_same(old, now) for old in held)]
+    # Of the variants of a test, that with the same parameters.
+    variant = test.partition("[")[2]
+    alike = [nodeid for nodeid in alike if nodeid.partition("[")[2] == variant] or alike
+    return f"is gone: renamed to {alike[0]}?" if len(alike) == 1 else "is gone"
+
+
+def _module_exists(path: Path) -> bool:
+    folder, name = path.parent.parent, path.stem
+    return any(folder.joinpath(candidate).exists() for candidate in (f"{name}.py", name))
+
+
+def _files_below(places: Iterable[Path], skip: Sequence[str]) -> Iterator[Path]:
+    for place in places:
+        if place.is_file():
+            yield from [path] if (path := file_of(place)).exists() else []
+            continue
+        for folder, below, files in os.walk(place):
+            below[:] = [
+                name
+                for name in below
+                if not any(fnmatch(name, pattern) for pattern in skip)
+                and not Path(folder, name, "pyvenv.cfg").exists()
+            ]
+            if Path(folder).name == FOLDER:
+                yield from (Path(folder, name) for name in files if name.endswith(".json"))
+
+
+def prune(root: Path, gone: Iterable[Gone]) -> Approval:
+    """Take the entries of tests that are gone out of their files."""
+    approval = Approval()
+    by_file: dict[Path, list[Gone]] = {}
+    for entry in gone:
+        by_file.setdefault(entry.file, []).append(entry)
+    if not by_file:
+        return approval
+    approval.lines.append("baselines removed:")
+    with locked(root):
+        for path, entries in by_file.items():
+            try:
+                tests: Tests = read(path).tests
+                names = {entry.test for entry in entries}
+                write(path, {test: found for test, found in tests.items() if test not in names})
+                approval.lines += [f"  {entry.told(root)}" for entry in entries]
+            except BaselineError as error:
+                approval.problems.append(error.below(root))
+    return approval

@@ -1,0 +1,314 @@
+"""Baselines: what a test cost when somebody last looked, and what it costs now against that.
+
+An entry holds every metric of a test that is the same in each run, and the operations behind
+them, so that a change is not only seen but explained, and an equal number that is made of other
+statements is seen too. Lines of code are kept to be read, not to be compared: a test must not go
+red because something was added above a query.
+
+Pure functions of data; :mod:`pytest_perfguard.baseline_files` reads and writes them.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from pytest_perfguard.fingerprint import shorten
+from pytest_perfguard.metrics import METRICS, UNCOUNTED, Metric
+from pytest_perfguard.model import Level, Record, Rule, Status, Verdict
+from pytest_perfguard.units import show
+
+NO_DATABASE = "no database"
+NO_LINE = "no line of your code"
+# How much of a statement is shown; what is left of a longer one is told apart by a checksum.
+_WIDTH = 120
+_SITE = re.compile(r"(?P<file>.*):\d+ in (?P<function>.*)", re.DOTALL)
+# The metric that stands for all that a probe has seen.
+_TOTALS = {"sql": "sql_queries", "cache": "cache_commands", "http": "http_requests"}
+
+# A value that is the same in every run, or the smallest and the largest of several runs.
+Held = float | tuple[float, float]
+# Operations by probe, text and line: how often each was done.
+Operations = Mapping[str, Mapping[str, Mapping[str, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a baseline holds of one test on one kind of database.
+
+    Attributes:
+        metrics: values in base units, of every metric whose probe had anything to see.
+        operations: what was done, by probe, text and line.
+        note: why some of the values are ranges.
+    """
+
+    metrics: Mapping[str, Held] = field(default_factory=dict)
+    operations: Operations = field(default_factory=dict)
+    note: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """By how much a metric may be worse than its baseline: a share of it, and an amount."""
+
+    share: float = 0.0
+    amount: float = 0.0
+
+    def limit(self, metric: Metric, held: Held) -> float:
+        """Return the worst value that is still accepted."""
+        low, high = bounds(held)
+        if metric.higher_is_better:
+            return low * (1 - self.share) - self.amount
+        return high * (1 + self.share) + self.amount
+
+
+def bounds(held: Held) -> tuple[float, float]:
+    """Return the smallest and the largest value that were recorded."""
+    return held if isinstance(held, tuple) else (held, held)
+
+
+def databases(record: Record) -> str:
+    """Return which kinds of databases a test used: its baseline is told apart by them."""
+    kinds = {label.partition("+")[0] for label in record.engines.values()}
+    return "+".join(sorted(kinds)) or NO_DATABASE
+
+
+def pick(entries: Mapping[str, Entry], kind: str) -> Entry | None:
+    """Return the entry that a test on that kind of database is to be compared with.
+
+    A test that uses no database any more is compared with what it did on any, and one that has
+    begun to use one with what it did without.
+    """
+    if kind in entries:
+        return entries[kind]
+    if kind == NO_DATABASE:
+        return entries[min(entries)] if entries else None
+    return entries.get(NO_DATABASE)
+
+
+def entry_of(record: Record) -> Entry:
+    """Return what a baseline holds of a test's record; empty where nothing was observed."""
+    operations = _operations(record)
+    metrics = {
+        name: _plain(value)
+        for name, value in record.metrics.items()
+        if METRICS[name].stored
+        and (not METRICS[name].tallied or value or METRICS[name].probe in operations)
+    }
+    return Entry(metrics, operations)
+
+
+def _plain(value: float) -> float:
+    return int(value) if value == int(value) else round(value, 6)
+
+
+def _operations(record: Record) -> dict[str, dict[str, dict[str, int]]]:
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for span in record.span.walk():
+        for tally in span.tallies:
+            if tally.count and tally.kind not in UNCOUNTED:
+                lines = found.setdefault(tally.probe, {}).setdefault(outline(tally.operation), {})
+                line = str(tally.site) if tally.site else NO_LINE
+                lines[line] = lines.get(line, 0) + tally.count
+    return found
+
+
+def outline(operation: str) -> str:
+    """Return the text that an operation has in a baseline.
+
+    Of a long statement the columns are left out, so that a column that is added to a model is no
+    change of every statement that loads it.
+    """
+    text = shorten(operation, _WIDTH)
+    if not text.endswith("…"):
+        return text
+    _, source, rest = operation.partition(" FROM ")
+    return f"{text} #{zlib.crc32((rest if source else operation).encode()):08x}"
+
+
+def widen(first: Entry, second: Entry) -> Entry:
+    """Return an entry that two runs of the same code both keep, with a note where they differ."""
+    metrics: dict[str, Held] = {}
+    for name in {**first.metrics, **second.metrics}:
+        values = [v for e in (first, second) for v in bounds(e.metrics.get(name, 0.0))]
+        low, high = min(values), max(values)
+        metrics[name] = low if low == high else (low, high)
+    varying = sorted(name for name, value in metrics.items() if isinstance(value, tuple))
+    note = f"differed between two runs: {', '.join(varying)}" if varying else ""
+    return Entry(metrics, first.operations, note)
+
+
+def tighten(held: Entry, now: Entry) -> Entry:
+    """Return the entry with the better of both values of each metric."""
+    metrics = dict(held.metrics)
+    for name, value in now.metrics.items():
+        metric = METRICS[name]
+        better = max if metric.higher_is_better else min
+        if name not in metrics or metric.neutral:
+            metrics[name] = value
+        elif not isinstance(metrics[name], tuple):
+            metrics[name] = better(metrics[name], value, key=lambda v: bounds(v)[0])
+    return Entry(metrics, now.operations, held.note)
+
+
+# -- judging -------------------------------------------------------------------------------
+
+
+def compare(
+    held: Entry,
+    record: Record,
+    tolerances: Mapping[str, Tolerance],
+    level: Callable[[str], Level],
+    where: Callable[[str], str],
+) -> tuple[Verdict, ...]:
+    """Return a verdict for each metric that the entry or the test has something of.
+
+    Args:
+        tolerances: by metric; others may exceed the baseline by their slack alone.
+        level: what a metric's regression does.
+        where: where the baseline of a metric stands.
+    """
+    now = entry_of(record)
+    changes = {probe: tuple(differences(held, now, probe)) for probe in _TOTALS}
+    verdicts: list[Verdict] = []
+    unseen: set[str] = set()
+    for name in METRICS:
+        metric = METRICS[name]
+        if not metric.stored or metric.neutral or metric.probe in unseen:
+            continue
+        verdict = _compare(metric, held, record, tolerances, level(name), where(name))
+        if verdict is None:
+            continue
+        if verdict.status is Status.UNPROVEN and metric.tallied:
+            # One line says that nothing was seen of a probe.
+            unseen.add(metric.probe)
+        verdicts.append(verdict)
+    return tuple(_with_changes(verdicts, changes))
+
+
+def _held(metric: Metric, entry: Entry) -> Held | None:
+    held = entry.metrics.get(metric.name)
+    if held is not None or not metric.tallied or metric.on_request:
+        return held
+    # Nothing of its probe was seen then, which is a value; else the metric is a newer one.
+    probes = {METRICS[name].probe for name in entry.metrics}
+    return None if metric.probe in probes or metric.higher_is_better else 0
+
+
+def _compare(
+    metric: Metric,
+    entry: Entry,
+    record: Record,
+    tolerances: Mapping[str, Tolerance],
+    level: Level,
+    where: str,
+) -> Verdict | None:
+    held = _held(metric, entry)
+    if held is None:
+        return None
+    low, high = bounds(held)
+    value = record.metrics.get(metric.name)
+    limit = tolerances.get(metric.name, Tolerance(metric.slack)).limit(metric, held)
+    if not value and not high and metric.name not in entry.metrics:
+        return None
+    listened = metric.probe in record.span.probes
+    status, reason = Status.OK, ""
+    if value is None or not listened or (high and not metric.observed(record.span)):
+        if not high:
+            return None
+        status, reason = Status.UNPROVEN, _why_unproven(metric, high, record)
+    elif not metric.keeps(value, limit) and not _same(value, limit):
+        status = Status.REGRESSED
+    elif _is_better(metric, value, low, high):
+        status = Status.IMPROVED
+    shown = low if metric.higher_is_better else high
+    return Verdict(
+        metric.name, record.span.name, value, shown, status, level, where, reason, Rule.BASELINE
+    )
+
+
+def _same(value: float, limit: float) -> bool:
+    # Ratios are kept with six digits.
+    return abs(value - limit) < 1e-6  # noqa: PLR2004 - see _plain
+
+
+def _is_better(metric: Metric, value: float, low: float, high: float) -> bool:
+    if metric.higher_is_better:
+        return value > high and not _same(value, high)
+    return value < low * (1 - metric.slack) and not _same(value, low)
+
+
+def _why_unproven(metric: Metric, high: float, record: Record) -> str:
+    had = f"where the baseline has {show(high, metric.unit)}"
+    if metric.on_request and record.metrics.get(metric.name) is None:
+        return f"{metric.name} is only measured where it is budgeted, and it is not any more"
+    return (
+        f"nothing was observed for it in {record.span.name}, {had}: if that is right, approve it "
+        "with --perfguard-update"
+    )
+
+
+def _with_changes(
+    verdicts: Iterable[Verdict], changes: Mapping[str, tuple[str, ...]]
+) -> Iterable[Verdict]:
+    """Give the changed operations to the first verdict of each probe that they explain."""
+    verdicts = list(verdicts)
+    moved = {METRICS[v.metric].probe for v in verdicts if v.status is not Status.OK}
+    told: set[str] = set()
+    for verdict in verdicts:
+        probe = METRICS[verdict.metric].probe
+        found = changes.get(probe, ())
+        if not found or probe in told:
+            yield verdict
+        elif verdict.status in (Status.REGRESSED, Status.IMPROVED):
+            told.add(probe)
+            yield replace(verdict, changes=found)
+        elif probe not in moved and verdict.metric == _TOTALS[probe]:
+            told.add(probe)
+            yield replace(verdict, status=Status.CHANGED, changes=found)
+        else:
+            yield verdict
+
+
+def differences(held: Entry, now: Entry, probe: str | None = None) -> list[str]:
+    """Return what is done more or less often than before, the largest change first.
+
+    Operations are told apart by their text and the function that they came from.
+    """
+    before, after = _by_function(held, probe), _by_function(now, probe)
+    rows = []
+    for key in {**before, **after}:
+        change = sum(after.get(key, {}).values()) - sum(before.get(key, {}).values())
+        if change:
+            text, _ = key
+            lines = after.get(key) or before[key]
+            line = max(lines, key=lambda line: (lines[line], line))
+            rows.append((-abs(change), text, f"{change:+,}x {text}  at {line}"))
+    return [row for _, _, row in sorted(rows)]
+
+
+def _by_function(entry: Entry, probe: str | None) -> dict[tuple[str, str], Counter[str]]:
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for name, operations in entry.operations.items():
+        if probe in (None, name):
+            for text, lines in operations.items():
+                for line, count in lines.items():
+                    found.setdefault((text, function_of(line)), Counter())[line] += count
+    return found
+
+
+def function_of(line: str) -> str:
+    """Return a place without its line number."""
+    match = _SITE.fullmatch(line)
+    return f"{match['file']} in {match['function']}" if match else line
+
+
+def is_same(first: Entry, second: Entry) -> bool:
+    """Return whether two entries differ in nothing but lines."""
+    return first.metrics == second.metrics and not differences(first, second)

@@ -1,0 +1,28 @@
+"""Writing a file so that it is either the old one or the whole new one, whatever happens."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def replace_file(target: Path, text: str) -> None:
+    """Write ``text`` to ``target``, making its folder where there is none.
+
+    Raises:
+        OSError: if it cannot be written; what was there is still there then.
+    """
+    # Beside the target, so that it can be moved onto it; opened plainly, so that the umask holds.
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with draft.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
+        raise
