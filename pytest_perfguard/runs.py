@@ -53,13 +53,18 @@ def write_run(run: Run, path: Path) -> None:
             # A device or a pipe is written to, not replaced.
             path.write_text(text, encoding="utf-8")
         else:
-            _replace(path.resolve(), text)
+            replace_file(path.resolve(), text)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFileError(f"{path} cannot be written: {reason}") from error
 
 
-def _replace(target: Path, text: str) -> None:
+def replace_file(target: Path, text: str) -> None:
+    """Write a file, which is either the old one or the whole new one, never a part.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     # Beside the target, so that it can be moved onto it; opened plainly, so that the umask holds.
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     target.parent.mkdir(parents=True, exist_ok=True)
