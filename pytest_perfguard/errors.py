@@ -66,6 +66,10 @@ class RunFileError(PerfguardError):
     """A ``run.json`` cannot be read or written."""
 
 
+class StoreError(PerfguardError):
+    """Stored times cannot be read or written; what is there is left as it is."""
+
+
 class MissingExtraError(PerfguardError, ImportError):
     """An optional library is needed and not installed."""
 
