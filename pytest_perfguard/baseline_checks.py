@@ -20,6 +20,7 @@ from pytest_perfguard.errors import BaselineError, LimitError, MetricError, Sett
 from pytest_perfguard.metrics import METRICS, Metric, lookup
 from pytest_perfguard.model import Level, Record
 from pytest_perfguard.options import option
+from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import Unit, parse
 
 MODES = ("all", "marked", "off")
@@ -55,9 +56,18 @@ def read_modes(lines: Iterable[str]) -> list[ModeRule]:
 
 
 def read_tolerances(
-    args: tuple[Any, ...], given: Mapping[str, Any], where: str, mistakes: list[str]
+    args: tuple[Any, ...],
+    given: Mapping[str, Any],
+    where: str,
+    mistakes: list[str],
+    *,
+    times: bool,
 ) -> dict[str, Tolerance]:
-    """Return what a ``perf_baseline`` mark tolerates, by metric."""
+    """Return what a ``perf_baseline`` mark tolerates, by metric.
+
+    Args:
+        times: whether times are stored, so that wall times may be named.
+    """
     example = 'write perf_baseline, or perf_baseline(sql_rows="10%")'
     if args:
         mistakes.append(f"{where}: takes keywords only: {example}")
@@ -65,10 +75,11 @@ def read_tolerances(
     for name, value in given.items():
         try:
             metric = lookup(name)
-            if not metric.stored:
+            if not metric.stored and not (times and is_wall_time(metric)):
                 mistakes.append(
                     f"{where}: {name} differs between machines and runs, so that no baseline "
                     "holds it: give it a perf_budget"
+                    + (", or store times (perfguard_times)" if is_wall_time(metric) else "")
                 )
             found[name] = _tolerance(metric, value)
         except MetricError as error:
@@ -76,6 +87,12 @@ def read_tolerances(
         except LimitError as error:
             mistakes.append(f"{where}: {name}: {error}")
     return found
+
+
+def is_wall_time(metric: Metric) -> bool:
+    """Return whether it is a statistic of the wall times of rounds."""
+    group, _, statistic = metric.name.partition("_")
+    return group in ("http", "time") and statistic in STATISTICS and statistic != "cpu"
 
 
 def _tolerance(metric: Metric, value: object) -> Tolerance:
@@ -102,6 +119,7 @@ class Baselines:
         self._files: dict[Path, BaselineFile | BaselineError] = {}
         self.updating: bool = bool(option(config, "update"))
         self._new = _new_level(option(config, "new"))
+        self._times = bool(option(config, "times"))
         self.switched_off: set[str] = set()
         self.in_use = False
 
@@ -158,10 +176,14 @@ class Baselines:
         entries = file.tests.get(test, {})
         held = pick(entries, kind)
         if not now and held is None:
+            timed = any(span.timing is not None for span in record.span.walk())
+            if timed and self._times:
+                return replace(record, baseline="")
+            hint = ": times are compared where perfguard_times is set" if timed else ""
             return self._refused(
                 record,
                 "perf_baseline: nothing was observed that a baseline could hold: no SQL, no "
-                "command to a cache, no request",
+                f"command to a cache, no request{hint}",
             )
         if held is None:
             return self._first(record, entries, kind)

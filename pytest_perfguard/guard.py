@@ -26,6 +26,7 @@ from pytest_perfguard.options import option, tables
 from pytest_perfguard.places import mark_line
 from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.reports.evidence import failure
+from pytest_perfguard.session_windows import SessionWindows, times_are_compared, under_xdist
 from pytest_perfguard.spans import OpenSpan, Settings
 from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import shown
@@ -110,8 +111,17 @@ class Guard:
         self.has_rules = self.measure_all or bool(self.rules.budgets) or self.baselines.has_rules
         self.with_setup = option(config, "phases") == "setup+call"
         self._root = config.rootpath
+        self.stores_times = bool(option(config, "times"))
+        self.windows: SessionWindows | None = None
+        if self.stores_times and times_are_compared(config):
+            self.windows = SessionWindows(
+                spread=not under_xdist(config), is_compared=self._is_compared
+            )
+            config.pluginmanager.register(self.windows, "perfguard-windows")
         # Every test that was found, before any was deselected: whether it has a baseline.
         self.collected: dict[str, bool] = {}
+        # What is tolerated of wall times, by node id and metric, as share and amount.
+        self.wall_tolerances: dict[str, dict[str, tuple[float, float]]] = {}
         # Lines about marked waivers that have ended.
         self.ended: dict[str, None] = {}
         self.recorder = Recorder(
@@ -160,7 +170,9 @@ class Guard:
                         budgets[budget.metric.name] = budget
                 case "perf_baseline":
                     where = self._where(item, node, mark.name)
-                    tolerances |= read_tolerances(mark.args, mark.kwargs, where, mistakes)
+                    tolerances |= read_tolerances(
+                        mark.args, mark.kwargs, where, mistakes, times=self.stores_times
+                    )
                 case _:
                     where = self._where(item, node, mark.name, "reason", mark.kwargs.get("reason"))
                     place = where.removeprefix(f"{mark.name}, ")
@@ -172,6 +184,8 @@ class Guard:
         plan.waivers = tuple(waivers)
         plan.tolerances = tolerances if compared else None
         plan.needs_plans = compared and self.baselines.needs_plans(item)
+        if wall := {n: t for n, t in tolerances.items() if not METRICS[n].stored}:
+            self.wall_tolerances[item.nodeid] = {n: (t.share, t.amount) for n, t in wall.items()}
         plan.mistakes = tuple(mistakes)
         plan.marks = len(marks)
         item.stash[PLAN] = plan
@@ -227,6 +241,24 @@ class Guard:
             compared = plan is not None and plan.tolerances is not None
             self.collected[item.nodeid] = compared or self.baselines.mode(item) == "off"
 
+    def _is_compared(self, item: pytest.Item) -> bool:
+        plan = item.stash.get(PLAN, None)
+        return plan is not None and plan.tolerances is not None
+
+    def counts_calls(self, item: pytest.Item, budgets: Iterable[Budget]) -> bool:
+        """Return whether the Python calls of what a test times are asked for."""
+        plan = item.stash.get(PLAN, None)
+        known = [*budgets, *(plan.budgets if plan else ())]
+        return (self.windows is not None and self._is_compared(item)) or any(
+            budget.metric.name == "py_calls" for budget in known
+        )
+
+    def times(self) -> dict[str, Any]:
+        """Return what this process has timed for the comparison with stored times."""
+        if self.windows is None:
+            return {}
+        return {**self.windows.facts(), "tolerances": self.wall_tolerances}
+
     # -- running ---------------------------------------------------------------------------
 
     @pytest.hookimpl(tryfirst=True)
@@ -264,7 +296,8 @@ class Guard:
         finally:
             if plan.root is not None and not plan.root.closed:
                 self.end(item, plan)
-        if passed and plan.record is not None:
+        returned = self.windows is not None and self.windows.is_return(item)
+        if passed and plan.record is not None and not returned:
             _raise_breaches(plan.record)
         return result
 

@@ -159,6 +159,22 @@ def _timed(kind: str, statistic: str) -> Callable[[Span], float | None]:
     return measure
 
 
+def _noted(name: str, kind: str | None = None) -> Callable[[Span], float | None]:
+    """Return the largest of what was noted of timings besides their statistics."""
+
+    def measure(span: Span) -> float | None:
+        found = [
+            part.timing[name]
+            for part in span.walk()
+            if part.timing is not None
+            and kind in (None, part.kind)
+            and part.timing.get(name) is not None
+        ]
+        return max(found, default=None)
+
+    return measure
+
+
 def _level(name: str) -> Callable[[Span], float | None]:
     return lambda span: max(
         (part.peaks[name] for part in span.walk() if name in part.peaks), default=None
@@ -207,6 +223,17 @@ def _times(group: str, kind: str, what: str, guide: str | None = None) -> Iterat
         "threads of it included.",
         tallied=False,
         needs=needs,
+        stored=False,
+    )
+    yield Metric(
+        f"{group}_waiting",
+        Unit.SECONDS,
+        "http" if kind == "request" else "time",
+        _noted("waiting", kind),
+        f"Time in which {what} neither used a processor nor could have: the 25th percentile of "
+        "what is left of the wall time. Taken where times are compared with stored ones.",
+        tallied=False,
+        needs="no window of rounds (perfguard_times)",
         stored=False,
     )
 
@@ -459,6 +486,20 @@ METRICS: dict[str, Metric] = {
         ),
         *_times("http", "request", "a request's rounds", guide="200ms"),
         *_times("time", "call", "the rounds of a call that perf.time or benchmark timed"),
+        Metric(
+            "py_calls",
+            Unit.COUNT,
+            "time",
+            _noted("py_calls"),
+            "Python functions that a warm call calls, generators and coroutines that it resumes "
+            "included: the fewest of five calls; the largest where several calls were timed. It "
+            "sees calls that were added, not loops that became hotter. Only counted where it is "
+            "budgeted or compared; the same only with the same Python and libraries.",
+            on_request=True,
+            tallied=False,
+            stored=False,
+            needs="no timed call whose calls could be counted",
+        ),
     )
 }
 

@@ -236,10 +236,12 @@ class Status(StrEnum):
     REGRESSED = "regressed"
     IMPROVED = "improved"
     CHANGED = "changed"
+    NEW = "new"
     UNPROVEN = "unproven"
+    UNDECIDED = "undecided"
 
 
-_AGAINST = (Status.OVER, Status.REGRESSED, Status.UNPROVEN)
+_AGAINST = (Status.OVER, Status.REGRESSED, Status.UNPROVEN, Status.UNDECIDED)
 
 
 class Rule(StrEnum):
@@ -247,6 +249,7 @@ class Rule(StrEnum):
 
     BUDGET = "budget"
     BASELINE = "baseline"
+    TIMES = "stored times"
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,47 @@ OPTIONS = (
         "bool",
         default=False,
     ),
+    Option(
+        "times",
+        "compare times with those that processes have stored in DIR, relative to the root "
+        "directory, for tests that have baselines",
+        metavar="DIR",
+    ),
+    Option(
+        "add_times",
+        "add what this process has measured to the stored times, if the session is green",
+        "bool",
+        default=False,
+    ),
+    Option(
+        "time",
+        "where times are compared: 'auto' (not under xdist), 'off', or 'force'",
+        default="auto",
+        choices=("auto", "off", "force"),
+    ),
+    Option(
+        "times_needed",
+        "how many stored processes it takes before a time may fail a test",
+        "int",
+        default=10,
+        metavar="N",
+        least=5,
+    ),
+    Option(
+        "undecided",
+        "what a time does that the state of the machine does not let judge",
+        default="warn",
+        choices=("warn", "fail"),
+    ),
+    Option(
+        "processes",
+        "with --perfguard-update: store the times of N processes, one after the other",
+        "int",
+        default=1,
+        metavar="N",
+        least=1,
+        in_ini=False,
+    ),
     Option("top", "length of the lists in the report", "int", default=5, metavar="N", least=0),
     Option(
         "packages",

@@ -19,6 +19,8 @@ from pytest_perfguard.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.guard import Guard
     from pytest_perfguard.suite import Suite
@@ -89,6 +91,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         guard.note_collected(items)
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say if times that should be compared are not."""
+    if not option(config, "times"):
+        return None
+    from pytest_perfguard.suite import why_not_compared  # noqa: PLC0415
+
+    reason = why_not_compared(config)
+    return f"perfguard: {reason}" if reason else None
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Take in marks that other plugins added, and report every budget that cannot be read."""
     mistakes: dict[str, list[str]] = {}
@@ -146,6 +158,16 @@ class _Reports:
 
                     pytest.fail(f"perfguard: {LATE_MARK}", pytrace=False)
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Compare times with stored ones after all tests: failures of these are late reports."""
+        result = yield
+        guard = self._config.stash.get(_GUARD, None)
+        suite = self._config.stash.get(_SUITE, None)
+        if suite is not None and not self._is_worker and option(self._config, "times"):
+            suite.judge_times(session, guard.times() if guard is not None else {})
+        return result
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a measured test sent with its report."""
         record = report.__dict__.get("perfguard")
@@ -159,6 +181,8 @@ class _Reports:
         facts = None
         if guard is not None:
             facts = guard.facts()
+            if self._is_worker:
+                facts["times"] = guard.times()
             guard.close()
         if self._is_worker:
             if facts is not None:

@@ -22,15 +22,24 @@ from pytest_perfguard.runs import read_run
 # Options that say what becomes of a session's results; a fresh process has none of its own. Those
 # in the first row take their value from the next argument where it is not in the same.
 _WITH_VALUE = (
-    "--perfguard-json", "--perfguard-baseline", "--junitxml", "--junit-xml", "--html",
+    "--perfguard-json", "--perfguard-processes", "--junitxml", "--junit-xml", "--html",
     "--json-report-file", "--report-log", "--cov-report",
 )  # fmt: skip
-_PLAIN = ("--perfguard", "--perfguard-update", "--perfguard-ratchet")
+_PLAIN = (
+    "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times", "-x",
+    "--exitfirst", "--maxfail",
+)  # fmt: skip
+_FRESH = "PERFGUARD_FRESH_PROCESS"
 _MAX_OUTPUT = 2_000
 
 
 class FreshProcessError(Exception):
     """A fresh process gave no result; the message ends with what it printed."""
+
+
+def is_fresh() -> bool:
+    """Return whether this process was started by another session, which judges what comes of it."""
+    return bool(os.environ.get(_FRESH))
 
 
 def run_again(config: pytest.Config, nodeids: Iterable[str], *options: str) -> Run:
@@ -44,12 +53,13 @@ def run_again(config: pytest.Config, nodeids: Iterable[str], *options: str) -> R
         paths = (f"{config.rootpath}{os.sep}{nodeid}" for nodeid in nodeids)
         tests.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
         command = [
-            sys.executable, "-m", "pytest", *_arguments(config), "--perfguard",
-            "--perfguard-baseline=off", f"--perfguard-json={result}", *options, f"@{tests}",
+            sys.executable, "-m", "pytest", *_arguments(config), "--perfguard", *options,
+            f"--perfguard-json={result}", f"@{tests}",
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603 - the command that started this session
             command,
             cwd=config.invocation_params.dir,
+            env={**os.environ, _FRESH: "1"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",

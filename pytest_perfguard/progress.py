@@ -22,6 +22,15 @@ def progress(config: pytest.Config, title: str) -> Progress | None:
     return Progress(config, reporter, title)
 
 
+def note(config: pytest.Config, text: str) -> None:
+    """Tell of something that takes minutes, on a line of its own."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        if reporter._tw.width_of_current_line:
+            reporter._tw.line()
+        reporter.write_line(f"perfguard: {text}")
+
+
 class Progress:
     """Text after what stands on the line, shown once a timing has lasted a second."""
 

@@ -7,7 +7,7 @@ are taken away, so that what is timed is what runs in production.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
@@ -19,9 +19,11 @@ from pytest_perfguard.model import Span
 from pytest_perfguard.probes.http import UNCLAIMED, fold_path, open_request
 from pytest_perfguard.progress import progress
 from pytest_perfguard.recorder import Measurement, Recorder
+from pytest_perfguard.session_windows import Taken
 from pytest_perfguard.spans import OpenSpan
 from pytest_perfguard.timing import Plan, Timing, measure
 from pytest_perfguard.units import shown
+from pytest_perfguard.work import CallCount, count_calls
 
 _MAX_BODY = 200
 # Arguments of a request that may differ from round to round.
@@ -76,6 +78,7 @@ class _FirstCall:
         self._begin = begin
         self._limits_of = limits_of
         self.limits: dict[str, float] = {}
+        self.awaited = False
         self.opened: OpenSpan | None = None
         self.span: Span | None = None
         self.result: Any = None
@@ -91,6 +94,7 @@ class _FirstCall:
             self._end()
             raise
         if isawaitable(self.result):
+            self.awaited = True
             return self._finish(self.result)
         self._end()
         return self.result
@@ -124,8 +128,13 @@ def timed(
     max_time: float | str | None,
     concurrency: int,
     check: Callable[[Any], object] | None,
+    client: object | None = None,
 ) -> Steps:
-    """Count a call once and time it; the generator returns a :class:`Timed`."""
+    """Count a call once and time it; the generator returns a :class:`Timed`.
+
+    Args:
+        client: what the call is sent by, if it is a request.
+    """
     __tracebackhide__ = True
     recorder = job.guard.recorder
 
@@ -148,35 +157,115 @@ def timed(
             f"{job.where}: another timing is under way, and each would disturb the other: make "
             "one after the other, or ask for concurrency="
         )
-    timing: Timing | None = None
-    shown = progress(job.item.config, job.where)
+    found = _Found()
     recorder.timing = True
     try:
-        timing = yield measure(first, plan, check=check, progress=shown)
+        yield from _after_the_first(job, first, call, plan, found, group, budgets, check, client)
     finally:
         recorder.timing = False
-        if shown is not None:
-            shown.wipe()
         # What watched caches have counted meanwhile belongs to nobody.
         recorder.skip()
         recorder.start()
         if first.opened is not None and first.span is not None:
-            if timing is not None:
-                first.span = _with_timing(first.span, timing, group)
+            if found.timing is not None:
+                first.span = _with_timing(first.span, found, group)
             recorder.keep(first.opened, first.span)
     assert first.opened is not None
-    return Timed(recorder, first.opened, first.span, timing, first.result)
+    if found.timing is None:
+        # The test is given what it was given the first time, but for the response.
+        assert found.taken is not None
+        span, timing = found.taken.given
+        return Timed(recorder, first.opened, span, timing, first.result)
+    if found.taken is not None:
+        found.taken.statistics, found.taken.py_calls = found.timing.statistics, found.calls
+        found.taken.given = (first.span, found.timing)
+    return Timed(recorder, first.opened, first.span, found.timing, first.result)
 
 
-def _with_timing(span: Span, timing: Timing, group: str) -> Span:
+@dataclass(slots=True)
+class _Found:
+    """What is measured of a call after it has been counted.
+
+    Attributes:
+        timing: None in a run that only takes another window.
+        taken: for the comparison with stored times, if there is one.
+        calls: of Python functions, if they are counted.
+    """
+
+    timing: Timing | None = None
+    taken: Taken | None = None
+    calls: int | None = None
+
+
+def _after_the_first(
+    job: Job,
+    first: _FirstCall,
+    call: Callable[[], Any],
+    plan: Plan,
+    found: _Found,
+    group: str,
+    budgets: Iterable[Budget],
+    check: Callable[[Any], object] | None,
+    client: object | None,
+) -> Steps:
+    """Make the first call and the rounds, count Python calls, take a window: what is asked for."""
+    __tracebackhide__ = True
+    windows = job.guard.windows
+    alone = plan.concurrency == 1
+    if alone and windows is not None and windows.is_return(job.item):
+        yield first()
+    else:
+        shown = progress(job.item.config, job.where)
+        try:
+            found.timing = yield measure(first, plan, check=check, progress=shown)
+        finally:
+            if shown is not None:
+                shown.wipe()
+        if job.guard.counts_calls(job.item, budgets):
+            counted: CallCount = yield count_calls(call)
+            found.calls = counted.calls
+    if alone and windows is not None and first.span is not None:
+        looked_at = _checked(call, check, awaited=first.awaited) if group == "http" else call
+        found.taken = yield from windows.take(
+            job.item,
+            first.span.name,
+            looked_at,
+            metrics=group,
+            client=client,
+            awaited=first.awaited,
+        )
+
+
+def _checked(
+    call: Callable[[], Any], check: Callable[[Any], object] | None, *, awaited: bool
+) -> Callable[[], Any]:
+    """Return the call with a look at what it returns, for rounds that nobody else looks at."""
+    if check is None:
+        return call
+
+    async def checked_async() -> None:
+        __tracebackhide__ = True
+        check(await call())
+
+    def checked() -> None:
+        __tracebackhide__ = True
+        check(call())
+
+    return checked_async if awaited else checked
+
+
+def _with_timing(span: Span, found: _Found, group: str) -> Span:
     """Return the span with its timing, and with the reason for each statistic that is missing."""
-    missing = {}
+    timing, missing = found.timing, {}
+    assert timing is not None
     for name in stats.STATISTICS:
         try:
             timing[name]
         except TimingError as error:
             missing[f"{group}_{name}"] = f"{group}_{error}"
-    return replace(span, timing=timing.summary().to_dict(), facts={**span.facts, **missing})
+    waiting = found.taken.readings[0].window().waiting if found.taken is not None else None
+    summary = replace(timing.summary(), waiting=waiting, py_calls=found.calls)
+    return replace(span, timing=summary.to_dict(), facts={**span.facts, **missing})
 
 
 class Http:
@@ -257,6 +346,7 @@ class Http:
                 max_time=max_time,
                 concurrency=concurrency,
                 check=expected,
+                client=self._client,
             )
         # In a context of its own where it is awaited, so that requests of one gather() are apart.
         return job.run(steps, lazily=iscoroutinefunction(send))

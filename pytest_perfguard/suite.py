@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import Record, Run, Status
 from pytest_perfguard.options import option
 from pytest_perfguard.processes import FreshProcessError, run_again
+from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.reports.terminal import summary
 from pytest_perfguard.runs import make_run, write_run
+from pytest_perfguard.session_windows import times_are_compared
+from pytest_perfguard.time_gate import Measured, TimeGate
 
 
 class Suite:
@@ -30,6 +34,7 @@ class Suite:
         self._collected: dict[str, bool] = {}
         self._switched_off: set[str] = set()
         self._lost_workers = 0
+        self._measured = Measured()
         # What was done to baselines, and what could not be done.
         self._approvals: list[Approval] = []
         self._gone: list[str] = []
@@ -46,10 +51,33 @@ class Suite:
         self._broken_waivers.update(facts["broken_waivers"])
         self._collected |= facts["collected"]
         self._switched_off.update(facts["switched_off"])
+        if facts.get("times"):
+            self._measured.add(facts["times"])
 
     def add_lost_worker(self) -> None:
         """Note that a process ended before it had reported."""
         self._lost_workers += 1
+
+    def judge_times(self, session: pytest.Session, own: Mapping[str, Any]) -> None:
+        """Compare times with stored ones; what fails by them is a report of its own.
+
+        Args:
+            own: what this process has timed itself; its workers have told before.
+        """
+        config = session.config
+        if own:
+            self._measured.add(own)
+        if reason := why_not_compared(config):
+            self._approvals.append(Approval([f"warning: {reason}"]))
+        gate = TimeGate(config)
+        records = {nodeid: Record.from_dict(data) for nodeid, data in self._records.items()}
+        for record in gate.settle(self._measured, records):
+            before = records[record.nodeid]
+            late = record.fails and not before.fails
+            self.add_record((replace(record, outcome="failed") if late else record).to_dict())
+            if late:
+                session.config.hook.pytest_runtest_logreport(report=late_report(record))
+        self._approvals.append(Approval(gate.lines, gate.problems))
 
     def settle(self, config: pytest.Config, session: pytest.Session) -> bool:
         """Record or tighten baselines, and look for those of tests that are gone.
@@ -58,7 +86,7 @@ class Suite:
             Whether all that was asked for could be done.
         """
         if not self._collected:
-            return True
+            return not any(approval.problems for approval in self._approvals)
         root, records = config.rootpath, self.run().records
         if wish := option(config, "update"):
             again = self._again(config, records) if wish == "verify" else None
@@ -87,7 +115,7 @@ class Suite:
         if not tests:
             return {}
         try:
-            run = run_again(config, tests)
+            run = run_again(config, tests, "--perfguard-baseline=off")
         except FreshProcessError as error:
             self._approvals.append(Approval(problems=[str(error)]))
             return {}
@@ -185,6 +213,31 @@ class Suite:
                     f"it covers ({tests})"
                 )
         return notices
+
+
+def why_not_compared(config: pytest.Config) -> str:
+    """Return why times are not compared with stored ones though they should be; else nothing."""
+    if times_are_compared(config):
+        return ""
+    if option(config, "time") == "off":
+        return "times are not compared with stored ones: perfguard_time is off"
+    return (
+        "times are not compared with stored ones under xdist, where processes share the cores: "
+        "run without -n, or with --perfguard-time=force"
+    )
+
+
+def late_report(record: Record) -> pytest.TestReport:
+    """Return the failure of a test by its times, which were judged after all tests had run."""
+    path, _, name = record.nodeid.partition("::")
+    return pytest.TestReport(
+        nodeid=record.nodeid,
+        location=(path, None, name.replace("::", ".")),
+        keywords={},
+        outcome="failed",
+        longrepr=failure(record),
+        when="call",
+    )
 
 
 _SELECTING = {

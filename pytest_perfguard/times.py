@@ -17,7 +17,7 @@ import platform
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -196,14 +196,7 @@ def add(store: Path, of: Environment, timings: Timings, keep: int = KEEP) -> Pat
     known = _read_folder(folder, of)
     written = datetime.now(UTC).isoformat(timespec="microseconds")
     file = folder / f"{secrets.token_hex(8)}.json"
-    data = {
-        "schema": SCHEMA_VERSION,
-        "written": written,
-        "timings": {
-            nodeid: {name: times.to_dict() for name, times in sorted(named.items())}
-            for nodeid, named in sorted(timings.items())
-        },
-    }
+    data = _process_data(written, timings)
     try:
         if not (folder / ENVIRONMENT_FILE).exists():
             _write(folder / ENVIRONMENT_FILE, {"schema": SCHEMA_VERSION, **_plain(of)})
@@ -214,6 +207,34 @@ def add(store: Path, of: Environment, timings: Timings, keep: int = KEEP) -> Pat
     except (OSError, ValueError) as error:
         raise StoreError(f"{file} cannot be written: {_reason(error)}") from error
     return file
+
+
+def forget(store: Path, of: Environment, nodeids: Collection[str]) -> None:
+    """Take tests out of what is stored for an environment, because they cost something else now.
+
+    Raises:
+        StoreError: if a file cannot be read or written.
+    """
+    for path, process in _read_folder(store / digest(of), of).items():
+        kept = {nodeid: named for nodeid, named in process.timings.items() if nodeid not in nodeids}
+        try:
+            if not kept:
+                path.unlink(missing_ok=True)
+            elif len(kept) < len(process.timings):
+                _write(path, _process_data(process.written, kept))
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+def _process_data(written: str, timings: Timings) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA_VERSION,
+        "written": written,
+        "timings": {
+            nodeid: {name: times.to_dict() for name, times in sorted(named.items())}
+            for nodeid, named in sorted(timings.items())
+        },
+    }
 
 
 def read(store: Path, of: Environment) -> Stored:

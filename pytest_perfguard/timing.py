@@ -167,6 +167,8 @@ class Summary:
             measurements the smallest of each.
         sample: up to :data:`SAMPLE` wall times of the measurement with the smallest median,
             sorted, at equal distances from the shortest to the longest.
+        waiting: seconds that a call waits for something, where that was measured.
+        py_calls: Python functions that a call calls, where they were counted.
     """
 
     rounds: int
@@ -178,6 +180,8 @@ class Summary:
     cold_cpu: float
     statistics: Mapping[str, float]
     sample: tuple[float, ...]
+    waiting: float | None = None
+    py_calls: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return this object as JSON data."""

@@ -53,6 +53,9 @@ def denominator(run: Run) -> str:
         parts.append(f"{_number(len(budgets), 'budget')} judged: {_counts(budgets)}")
     compared = [record for record in run.records if record.baseline and not record.is_new]
     baselines = [verdict for verdict in judged if verdict.rule is Rule.BASELINE]
+    times = [verdict for verdict in judged if verdict.rule is Rule.TIMES]
+    if times:
+        parts.append(f"{_number(len(times), 'time')} compared: {_counts(times)}")
     if baselines:
         parts.append(f"{_number(len(compared), 'baseline')} compared: {_counts(baselines)}")
     return ", ".join(parts)

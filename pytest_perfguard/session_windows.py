@@ -1,0 +1,234 @@
+"""Takes windows of timed calls while a session runs, for the comparison with stored times.
+
+The first window of a call is taken where its test runs. Further ones are spread over the session:
+after the other tests of its module the test is run again, unreported, and whatever it times is
+timed for another window. What that run does otherwise counts nowhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from pytest_perfguard.errors import TimingError
+from pytest_perfguard.options import option
+from pytest_perfguard.pinning import pinned
+from pytest_perfguard.references import References, ReferenceShelf, client_kind
+from pytest_perfguard.samples import Readings, Sample
+from pytest_perfguard.times import Times
+from pytest_perfguard.windows import measure_window
+
+WINDOWS = 3
+
+Steps = Generator[Any, Any, Any]
+
+
+def under_xdist(config: pytest.Config) -> bool:
+    """Return whether several processes share the machine, in one of them or in their controller."""
+    return hasattr(config, "workerinput") or bool(config.getoption("dist", "no") != "no")
+
+
+def times_are_compared(config: pytest.Config) -> bool:
+    """Return whether times are compared with stored ones in this session."""
+    mode = option(config, "time")
+    return mode == "force" or (mode == "auto" and not under_xdist(config))
+
+
+@dataclass(slots=True)
+class Taken:
+    """What has been measured of one timing so far.
+
+    Attributes:
+        metrics: how the names of its metrics begin, ``http`` or ``time``.
+        given: what the first run gave the test, for the runs that only take windows.
+    """
+
+    kind: str
+    reference: str
+    metrics: str
+    readings: list[Readings] = field(default_factory=list)
+    statistics: dict[str, float] = field(default_factory=dict)
+    py_calls: int | None = None
+    given: Any = None
+
+    def times(self) -> Times:
+        """Return what is stored of it."""
+        sample = Sample.of(self.reference, self.readings)
+        return Times(self.kind, sample, self.statistics, self.py_calls)
+
+
+@dataclass(slots=True)
+class Visit:
+    """A test's runs.
+
+    Attributes:
+        number: which one it is; only the first is reported.
+        passed: the first one has passed.
+        names: how many timings of each name this run has had so far.
+        taken: by the name of the timing.
+        problem: what went wrong in a later one.
+    """
+
+    number: int = 0
+    passed: bool = False
+    names: Counter[str] = field(default_factory=Counter)
+    taken: dict[str, Taken] = field(default_factory=dict)
+    problem: str = ""
+
+
+VISIT = pytest.StashKey[Visit]()
+
+
+class SessionWindows:
+    """Takes windows of the tests that are compared with stored times.
+
+    Args:
+        spread: take the windows of a call at several times in the session; not possible where
+            others decide which test runs when, as under xdist.
+        is_compared: whether a test is compared with stored times.
+    """
+
+    def __init__(self, *, spread: bool, is_compared: Callable[[pytest.Item], bool]) -> None:
+        self._spread = spread
+        self._is_compared = is_compared
+        self._shelf = ReferenceShelf()
+        self._visits: dict[str, Visit] = {}
+        self.reason_not_pinned = ""
+
+    # -- the runs of a test ----------------------------------------------------------------
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Let the tests of each module that are compared come again after the others."""
+        if self._spread and not session.config.getoption("collectonly"):
+            session.items[:] = list(self._with_returns(session.items))
+        return (yield)
+
+    def _with_returns(self, items: list[pytest.Item]) -> Iterator[pytest.Item]:
+        for _, group in groupby(items, key=lambda item: item.path):
+            tests = list(group)
+            yield from tests
+            again = [test for test in tests if self._is_compared(test) and _can_return(test)]
+            for _ in range(WINDOWS - 1):
+                yield from again
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> object:
+        """Run a test that has been run before, if it has timed anything, and tell nobody."""
+        visit = item.stash.get(VISIT, None)
+        if visit is None:
+            if self._is_compared(item):
+                item.stash[VISIT] = self._visits[item.nodeid] = Visit()
+            return None
+        if not self._spread:
+            return None
+        visit.number += 1
+        if not (visit.passed and visit.taken and not visit.problem):
+            # What would be torn down by the run has to be so without it.
+            item.session._setupstate.teardown_exact(nextitem)
+            return True
+        following = item.parent if nextitem is item else nextitem
+        for report in runtestprotocol(item, log=False, nextitem=following):  # type: ignore[arg-type] # a collector does as well
+            if report.failed and not visit.problem:
+                visit.problem = _last_line(report)
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Begin a run; one that another plugin repeats takes the place of that before."""
+        visit = item.stash.get(VISIT, None)
+        if visit is not None:
+            visit.names.clear()
+            if not visit.number:
+                visit.taken.clear()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which tests have passed."""
+        visit = self._visits.get(report.nodeid)
+        if visit is not None and report.when == "call":
+            visit.passed = report.passed
+
+    # -- a timing --------------------------------------------------------------------------
+
+    def is_return(self, item: pytest.Item) -> bool:
+        """Return whether a test is run for further windows only."""
+        visit = item.stash.get(VISIT, None)
+        return visit is not None and visit.number > 0
+
+    def take(
+        self,
+        item: pytest.Item,
+        name: str,
+        call: Callable[[], Any],
+        *,
+        metrics: str = "time",
+        client: object | None = None,
+        awaited: bool = False,
+    ) -> Steps:
+        """Take a window of a call, or all of them where they cannot be spread.
+
+        Returns:
+            What has been taken of it; None if its test is not compared.
+        """
+        visit = item.stash.get(VISIT, None)
+        if visit is None:
+            return None
+        visit.names[name] += 1
+        if visit.names[name] > 1:
+            name = f"{name} #{visit.names[name]}"
+        references = self._shelf.get(client, awaited=awaited)
+        taken = visit.taken.get(name)
+        if taken is None:
+            taken = Taken(client_kind(client), references.name, metrics)
+            visit.taken[name] = taken
+        for _ in range(1 if self._spread and _can_return(item) else WINDOWS):
+            yield from self._window(taken, call, references)
+        return taken
+
+    def _window(self, taken: Taken, call: Callable[[], Any], references: References) -> Steps:
+        with pinned() as pinning:
+            self.reason_not_pinned = pinning.reason
+            readings: Readings = yield measure_window(call, references)
+        taken.readings.append(readings)
+
+    # -- the end ---------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, Any]:
+        """Return what has been measured, as plain data, and close what was opened for it."""
+        self._shelf.close()
+        timings: dict[str, dict[str, Any]] = {}
+        problems: dict[str, str] = {}
+        metrics: dict[str, dict[str, str]] = {}
+        for nodeid, visit in self._visits.items():
+            if visit.problem:
+                problems[nodeid] = visit.problem
+            if not visit.passed:
+                continue
+            for name, taken in visit.taken.items():
+                try:
+                    timings.setdefault(nodeid, {})[name] = taken.times().to_dict()
+                    metrics.setdefault(nodeid, {})[name] = taken.metrics
+                except TimingError as error:
+                    problems[nodeid] = str(error)
+        return {
+            "timings": timings,
+            "metrics": metrics,
+            "problems": problems,
+            "not_pinned": self.reason_not_pinned,
+        }
+
+
+def _can_return(item: pytest.Item) -> bool:
+    """Return whether a test may be run again: pytest-benchmark keeps statistics of each run."""
+    return "benchmark" not in getattr(item, "fixturenames", ())
+
+
+def _last_line(report: pytest.TestReport) -> str:
+    text = report.longreprtext.strip().splitlines()
+    return text[-1] if text else f"its {report.when} failed"
