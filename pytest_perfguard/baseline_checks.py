@@ -176,19 +176,9 @@ class Baselines:
         entries = file.tests.get(test, {})
         held = pick(entries, kind)
         if not now and held is None:
-            timed = any(span.timing is not None for span in record.span.walk())
-            if timed and self._times:
-                return replace(record, baseline="")
-            hint = ": times are compared where perfguard_times is set" if timed else ""
-            return self._refused(
-                record,
-                "perf_baseline: nothing was observed that a baseline could hold: no SQL, no "
-                f"command to a cache, no request{hint}",
-            )
-        if held is None:
-            return self._first(record, entries, kind)
-        if self.updating:
-            return record
+            return self._nothing(record)
+        if held is None or self.updating:
+            return record if self.updating else self._first(record, entries, kind)
 
         def where(metric: str) -> str:
             stored_as = next((k for k, entry in entries.items() if entry is held), kind)
@@ -201,9 +191,19 @@ class Baselines:
     def _refused(self, record: Record, problem: str) -> Record:
         return replace(record, errors=(*record.errors, problem))
 
+    def _nothing(self, record: Record) -> Record:
+        """Refuse a marked test in which nothing was counted, unless its times are compared."""
+        timed = any(span.timing is not None for span in record.span.walk())
+        if timed and self._times:
+            return replace(record, baseline="")
+        hint = ": times are compared where perfguard_times is set" if timed else ""
+        return self._refused(
+            record,
+            "perf_baseline: nothing was observed that a baseline could hold: no SQL, no command to "
+            f"a cache, no request{hint}",
+        )
+
     def _first(self, record: Record, entries: Mapping[str, Entry], kind: str) -> Record:
-        if self.updating:
-            return record
         record = replace(record, is_new=True)
         if self._new is Level.WARN:
             return record

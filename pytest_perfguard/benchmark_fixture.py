@@ -31,10 +31,19 @@ def is_benchmark(fixture: object) -> bool:
     return module is not None and isinstance(fixture, module.BenchmarkFixture)
 
 
-def attach(fixture: Any, recorder: Recorder) -> None:
-    """Let the fixture count one call of what it is given."""
+# Times a call beside reference work, under a name; returns what else is known of its timing.
+Compare = Callable[[str, Callable[[], Any]], Mapping[str, Any]]
+
+
+def attach(fixture: Any, recorder: Recorder, compare: Compare | None = None) -> None:
+    """Let the fixture count one call of what it is given.
+
+    Args:
+        compare: times the call for the comparison with stored times, if it is compared.
+    """
     fixture.__class__ = _counting(type(fixture))
     fixture.perfguard = recorder
+    fixture.perfguard_compare = compare
 
 
 def _counting(base: type[Any]) -> type[Any]:
@@ -44,6 +53,7 @@ def _counting(base: type[Any]) -> type[Any]:
         """Counts one call, with the probes on, and lets the rest be timed without them."""
 
         perfguard: Recorder | None
+        perfguard_compare: Compare | None
 
         def __call__(self, function_to_benchmark: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
@@ -90,8 +100,7 @@ def _counting(base: type[Any]) -> type[Any]:
                 return timed()
             if iscoroutinefunction(function):
                 raise _asynchronous(function)
-            if setup is not None:
-                args, kwargs = _unmeasured(recorder, setup) or (args, kwargs)
+            args, kwargs = (setup and _unmeasured(recorder, setup)) or (args, kwargs)
             name = getattr(function, "__qualname__", type(function).__qualname__)
             opened = recorder.open(name.replace("<locals>.", ""), "call")
             try:
@@ -105,12 +114,17 @@ def _counting(base: type[Any]) -> type[Any]:
                 _unmeasured(recorder, lambda: teardown(*args, **kwargs))
             self.extra_info.update(_counts(span))
             recorder.stop()
+            more: Mapping[str, Any] = {}
+            # What has to be set up for each call cannot be called again and again.
+            compare = self.perfguard_compare if setup is teardown is None else None
             try:
-                return timed()
+                value = timed()
+                more = compare(span.name, lambda: function(*args, **kwargs)) if compare else {}
+                return value
             finally:
                 recorder.skip()
                 recorder.start()
-                recorder.keep(opened, _with_times(span, self))
+                recorder.keep(opened, _with_times(span, self, more))
 
     return CountingBenchmark
 
@@ -141,7 +155,7 @@ def _counts(span: Span) -> dict[str, float]:
     }
 
 
-def _with_times(span: Span, fixture: Any) -> Span:
+def _with_times(span: Span, fixture: Any, more: Mapping[str, Any]) -> Span:
     times = list(fixture.stats.stats.data) if fixture.stats is not None else []
     known = {
         name: statistic.of(times)
@@ -151,7 +165,8 @@ def _with_times(span: Span, fixture: Any) -> Span:
     facts = {
         f"time_{name}": _why_missing(name, statistic, len(times))
         for name, statistic in stats.STATISTICS.items()
-        if name not in known
+        # CPU times are taken beside reference work where they are compared.
+        if name not in known and not (statistic.cpu and more)
     }
     timing = {
         "rounds": len(times),
@@ -163,6 +178,7 @@ def _with_times(span: Span, fixture: Any) -> Span:
         "cold_cpu": 0.0,
         "statistics": known,
         "sample": [],
+        **more,
     }
     return replace(span, facts={**span.facts, **facts}, timing=timing if times else None)
 

@@ -26,7 +26,12 @@ from pytest_perfguard.options import option, tables
 from pytest_perfguard.places import mark_line
 from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.reports.evidence import failure
-from pytest_perfguard.session_windows import SessionWindows, times_are_compared, under_xdist
+from pytest_perfguard.session_windows import (
+    SessionWindows,
+    compare_benchmark,
+    times_are_compared,
+    under_xdist,
+)
 from pytest_perfguard.spans import OpenSpan, Settings
 from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import shown
@@ -284,7 +289,7 @@ class Guard:
             pytest.fail("perfguard: " + "\n".join(plan.mistakes), pytrace=False)
         benchmark = getattr(item, "funcargs", {}).get("benchmark")
         if is_benchmark(benchmark):
-            self._count_benchmark(benchmark, plan)
+            self._count_benchmark(item, benchmark, plan)
         if isinstance(item, TestCaseFunction) and plan.root is None:
             self._measure_method(item, plan)
         elif plan.root is None:
@@ -338,9 +343,12 @@ class Guard:
         item.obj = wrapper
         setattr(item.instance, item.name, wrapper)
 
-    def _count_benchmark(self, benchmark: Any, plan: Plan) -> None:
+    def _count_benchmark(self, item: pytest.Item, benchmark: Any, plan: Plan) -> None:
         """Let pytest-benchmark's fixture count a call; where it times nothing, say so and pass."""
-        attach(benchmark, self.recorder)
+        compare = None
+        if self.counts_calls(item, ()):
+            compare = partial(compare_benchmark, self.windows, item)
+        attach(benchmark, self.recorder, compare)
         plan.times_nothing = bool(benchmark.disabled)
 
     def begin(self, item: pytest.Item, plan: Plan) -> None:

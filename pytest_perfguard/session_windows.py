@@ -23,6 +23,7 @@ from pytest_perfguard.references import References, ReferenceShelf, client_kind
 from pytest_perfguard.samples import Readings, Sample
 from pytest_perfguard.times import Times
 from pytest_perfguard.windows import measure_window
+from pytest_perfguard.work import CallCount, count_calls
 
 WINDOWS = 3
 
@@ -222,6 +223,32 @@ class SessionWindows:
             "problems": problems,
             "not_pinned": self.reason_not_pinned,
         }
+
+
+def compare_benchmark(
+    windows: SessionWindows | None, item: pytest.Item, name: str, call: Callable[[], Any]
+) -> dict[str, Any]:
+    """Count the Python calls of what pytest-benchmark has timed, and take all windows of it."""
+    counted = count_calls(call)
+    assert isinstance(counted, CallCount)  # a coroutine function was refused before
+    known: dict[str, Any] = {"py_calls": counted.calls}
+    taken: Taken | None = None
+    if windows is not None:
+        taken = _all_of(windows.take(item, name, call))
+    if taken is not None:
+        taken.py_calls = counted.calls
+        known["waiting"] = taken.readings[0].window().waiting
+    return known
+
+
+def _all_of(steps: Steps) -> Any:
+    """Run steps of which none has to be awaited."""
+    value = None
+    while True:
+        try:
+            value = steps.send(value)
+        except StopIteration as done:
+            return done.value
 
 
 def _can_return(item: pytest.Item) -> bool:

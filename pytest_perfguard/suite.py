@@ -69,15 +69,21 @@ class Suite:
             self._measured.add(own)
         if reason := why_not_compared(config):
             self._approvals.append(Approval([f"warning: {reason}"]))
-        gate = TimeGate(config)
+        gate, late_ones = TimeGate(config), set()
         records = {nodeid: Record.from_dict(data) for nodeid, data in self._records.items()}
         for record in gate.settle(self._measured, records):
             before = records[record.nodeid]
             late = record.fails and not before.fails
             self.add_record((replace(record, outcome="failed") if late else record).to_dict())
             if late:
+                late_ones.add(record.nodeid)
                 session.config.hook.pytest_runtest_logreport(report=late_report(record))
         self._approvals.append(Approval(gate.lines, gate.problems))
+        terminal = config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is not None and late_ones:
+            # Otherwise pytest's last line would count them twice.
+            passed = terminal.stats.get("passed", [])
+            passed[:] = [report for report in passed if report.nodeid not in late_ones]
 
     def settle(self, config: pytest.Config, session: pytest.Session) -> bool:
         """Record or tighten baselines, and look for those of tests that are gone.

@@ -69,7 +69,7 @@ def headline(record: Record) -> str:
     if worse := statuses.count((Rule.BASELINE, Status.REGRESSED)):
         parts.append(f"{worse} metric{'' if worse == 1 else 's'} worse than the baseline")
     if slower := sum(rule is Rule.TIMES for rule, _ in statuses):
-        parts.append(f"{slower} metric{'' if slower == 1 else 's'} against the stored times")
+        parts.append(f"{slower} metric{'' if slower == 1 else 's'} worse than the stored times")
     if unseen := statuses.count((Rule.BASELINE, Status.UNPROVEN)):
         parts.append(f"{unseen} baseline{'' if unseen == 1 else 's'} unproven")
     if record.is_new and record.errors:
