@@ -162,10 +162,6 @@ class Baselines:
         level: Callable[[str], Level],
     ) -> Record:
         """Return the record with what comes of comparing it with the test's baseline."""
-        now = entry_of(record)
-        if not now and item.get_closest_marker("perf_baseline") is None:
-            # One of a whole suite that does nothing that could be counted.
-            return record
         path = file_of(item.path)
         record = replace(record, baseline=self._shown(path))
         try:
@@ -175,8 +171,10 @@ class Baselines:
         test, kind = test_of(item.nodeid), databases(record)
         entries = file.tests.get(test, {})
         held = pick(entries, kind)
-        if not now and held is None:
-            return self._nothing(record)
+        if held is None and not entry_of(record):
+            marked = item.get_closest_marker("perf_baseline") is not None
+            # Of a whole suite, some tests do nothing that could be counted.
+            return self._nothing(record) if marked else replace(record, baseline="")
         if held is None or self.updating:
             return record if self.updating else self._first(record, entries, kind)
 
