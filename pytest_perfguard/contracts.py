@@ -375,10 +375,15 @@ def stampede(  # noqa: PLR0915 - for threads and for tasks
 def _in_threads(one: Callable[[int, threading.Barrier], None], concurrency: int) -> None:
     start = threading.Barrier(concurrency)
     with ThreadPoolExecutor(concurrency, "perfguard-stampede") as threads:
-        calls = [
-            threads.submit(copy_context().run, one, number, start)
-            for number in range(1, concurrency + 1)
-        ]
+        try:
+            calls = [
+                threads.submit(copy_context().run, one, number, start)
+                for number in range(1, concurrency + 1)
+            ]
+        except RuntimeError:
+            # Where no more threads can be had, those that are there would wait for them for ever.
+            start.abort()
+            raise
     for finished in calls:
         finished.result()
 

@@ -55,6 +55,7 @@ def counter_of(cache: object) -> Counter:
     Raises:
         CacheError: it shows no counters, or the Redis probe counts the same lookups.
     """
+    __tracebackhide__ = True
     if _is_of(cache, "dogpile.cache.region"):
         return RegionCounter(cache)
     if _is_of(cache, "diskcache") and hasattr(cache, "stats"):
@@ -229,6 +230,7 @@ class RegionCounter:
 
 def _of_names(cache: object) -> SampledCounter:
     """Return a counter that finds its numbers by their names, as the table above says."""
+    __tracebackhide__ = True
     if isinstance(cache, type) or _is_of(cache, "redis"):
         raise CacheError(_remedy(cache))
     sources: list[Source] = [_own, *(partial(_told, name) for name in _SOURCES)]

@@ -493,6 +493,10 @@ def test_redis(perf):
     perf.cache.watch(client)
 
 
+def test_name(perf):
+    perf.cache.watch(functools.lru_cache(plain), name=b"rates")
+
+
 def test_goes_on(perf):
     with pytest.raises(CacheError):
         perf.cache.watch(Store())
@@ -503,13 +507,40 @@ def test_goes_on(perf):
 
     result = run()
 
-    result.assert_outcomes(passed=1, failed=3)
+    result.assert_outcomes(passed=1, failed=4)
     output = result.stdout.str()
+    assert "TypeError: perf.cache.watch takes a text as name=, not b'rates'" in output
+    assert "cache_counters.py" not in output
     assert "CacheError: Store shows no hits and misses: give it int attributes of these" in output
     assert (
         "CacheError: plain is a function that counts nothing: write @functools.lru_cache" in output
     )
     assert "need not be watched: the commands of every Redis client are counted already" in output
+
+
+def test_names_fit_into_a_line_of_any_output(
+    suite: Callable[[str], None], run: Run, records: Records
+) -> None:
+    suite(
+        """
+NAME = "\\x1b[31mrates\\x00\\n\\ud800 of " + "x" * 1_000
+
+
+def test_watched(perf):
+    cached = perf.cache.watch(functools.lru_cache(str), NAME)
+    with perf.measure(NAME, cache_hit_ratio=1):
+        cached(1)
+"""
+    )
+
+    output = run("--perfguard-json=run.json").stdout.str()
+
+    name = " [31mrates    of " + "x" * 82 + "…"
+    assert f"1 of 1 budget exceeded in block '{name}'" in output
+    assert f"{name}: 0 of 1 lookups hit" in output
+    (block,) = records()["test_watched"].span.children
+    (tally,) = (tally for tally in block.tallies if tally.probe == "cache")
+    assert (block.name, tally.label) == (name, name)
 
 
 def test_budgets_of_watched_caches_are_floors_too(

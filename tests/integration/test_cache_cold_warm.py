@@ -1041,6 +1041,26 @@ def test_flush_not_callable(perf):
 
 def test_flush_of_a_wrong_type(perf):
     perf.cold_warm(cached, flush="all")
+
+
+def test_no_call(perf):
+    perf.cold_warm(None, flush=flush)
+
+
+def test_same_of_a_wrong_type(perf):
+    perf.cold_warm(cached, flush=flush, same=True)
+
+
+def test_reads_of_a_wrong_type(perf):
+    perf.cold_warm(cached, flush=flush, may_read=3)
+
+
+def test_no_mapping(perf):
+    perf.cold_warm(cached, flush=flush, warm=["sql_queries=0"])
+
+
+def test_metric_without_a_name(perf):
+    perf.cold_warm(cached, flush=flush, cold={3: 1})
 """
     )
 
@@ -1052,7 +1072,8 @@ def test_flush_of_a_wrong_type(perf):
             "test_cold_over", "test_warm_over", "test_both_over", "test_a_default_is_in_force",
             "test_the_other_defaults_stay", "test_mark_beside", "test_full_scans",
             "test_unreadable_cold", "test_unreadable_warm", "test_not_callable",
-            "test_flush_of_a_wrong_type",
+            "test_flush_of_a_wrong_type", "test_no_call", "test_same_of_a_wrong_type",
+            "test_reads_of_a_wrong_type", "test_no_mapping", "test_metric_without_a_name",
         ]
     )  # fmt: skip
     where = r"perf\.cold_warm, test_calls\.py:\d+"
@@ -1072,6 +1093,12 @@ def test_flush_of_a_wrong_type(perf):
         "function, such as lambda: client.get",
         "test_flush_of_a_wrong_type": rf"CacheError: {where}: flush is .*cannot be called: pass a "
         "function, such as lambda: client.get",
+        "test_no_call": rf"CacheError: {where}: call is of type NoneType, which cannot be called: ",
+        "test_same_of_a_wrong_type": rf"CacheError: {where}: same is of type bool, which cannot be "
+        "called: pass a function, such as lambda cold, warm: cold == warm",
+        "test_reads_of_a_wrong_type": rf"CacheError: {where}: may_read is of type int: ",
+        "test_no_mapping": rf"LimitError: {where}, warm: \['sql_queries=0'\] holds no budgets: ",
+        "test_metric_without_a_name": rf"LimitError: {where}, cold: unknown metric 3\. ",
     }.items():
         assert re.search(line, found[name]), (line, found[name])
     assert "in block 'cold', block 'warm'\n" in found["test_both_over"]
