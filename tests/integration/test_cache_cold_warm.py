@@ -968,6 +968,46 @@ def test_finds_a_part(perf):
 
 
 @pytest.mark.usefixtures("name")
+def test_an_object_that_is_hashed_into_the_key_is_found_whatever_its_address(
+    suite: Callable[..., None], run: Run
+) -> None:
+    suite(
+        """
+class Request:
+    pass
+
+
+class Slotted:
+    __slots__ = ("a", "b", "c", "d", "e", "f", "g", "h")
+
+
+def at_the_same_address(make, addresses):
+    # where one was before, if that place is free
+    made = [make() for _ in range(50)]
+    found = next((each for each in made if id(each) in addresses), made[0])
+    addresses.add(id(found))
+    return found
+
+
+@pytest.mark.parametrize("make", [object, Request, Slotted, lambda: Session(shop.engine)])
+def test_hashed(perf, make):
+    addresses = set()
+
+    def call():
+        digest = hashlib.sha256(str(at_the_same_address(make, addresses)).encode()).hexdigest()
+        return through(f"{NAME}:{digest}")
+
+    perf.cold_warm(call, flush=flush)
+"""
+    )
+
+    result = run()
+
+    result.assert_outcomes(failed=4)
+    assert result.stdout.str().count("is a hash: what it is taken of is not the same in both") == 4
+
+
+@pytest.mark.usefixtures("name")
 def test_each_side_has_budgets_of_its_own(
     pytester: pytest.Pytester, suite: Callable[..., None], run: Run, records: Records
 ) -> None:
