@@ -331,7 +331,8 @@ class Caches:
 
         Args:
             cache: a function with ``functools.lru_cache`` or ``cachetools.cached(info=True)``, a
-                dogpile.cache region, or any object with counters of hits and misses.
+                dogpile.cache region, a cashews cache, or any object with counters of hits and
+                misses.
             name: how it is called in reports; the function's or the class's name by default.
 
         Returns:
