@@ -248,7 +248,7 @@ def test_errors():
 
 @pytest.mark.perf_budget(cache_unstable_keys=0)
 def test_unstable():
-    client.get(f"{NAME}:{object()}")
+    client.get(f"prices:{object()}")
 """
     )
 
@@ -618,6 +618,49 @@ def test_contract(perf):
 def test_no_cache():
     shop.get_email(1)
 """
+
+
+def test_what_is_wrong_without_any_budget_is_listed_with_its_line(
+    suite: Callable[[str], None], run: Run, run_once: Run
+) -> None:
+    suite(
+        """
+import asyncio
+
+
+def test_blocking():
+    async def main():
+        client.get("prices:1")
+
+    asyncio.run(main())
+    client.get("prices:2")
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_object_in_key(turn):
+    client.get(f"prices:{object()}")
+"""
+    )
+    line = len(IMPORTS.splitlines()) + 8
+
+    result = run("--perfguard")
+
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "2 mistakes with caches:",
+            "  1x GET prices:{int} held up the event loop",
+            f"      at test_calls.py:{line} in test_blocking.main",
+            f"         from test_calls.py:{line + 2} in test_blocking",
+            "      fix: await a client of redis.asyncio, or send it from a thread: *",
+            "  GET prices:{…}: the key holds the address of an object (object)",
+            f"      at test_calls.py:{line + 8} in test_object_in_key",
+            "      fix: build the key from what the result depends on, not from the objects *",
+        ],
+    )
+    short = run_once("--perfguard", "--perfguard-top=1").stdout
+    short.fnmatch_lines(["2 mistakes with caches:", "  ... and 1 more"])
+    assert "mistakes with caches" not in run_once().stdout.str()
 
 
 def test_lookups_are_listed_by_command_and_pattern_those_that_miss_most_first(
