@@ -315,7 +315,7 @@ def _unstable(tallies: Iterable[Tally]) -> _Explained:
     ]
 
 
-def cache_mistakes(span: Span) -> list[list[str]]:
+def cache_faults(span: Span) -> list[list[str]]:
     """Return what no budget has to ask for to be wrong, each with its line and the fix."""
     tallies = [tally for tally in _merged(span) if tally.probe == "cache"]
     return [

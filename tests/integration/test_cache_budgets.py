@@ -648,7 +648,7 @@ def test_object_in_key(turn):
     result.assert_outcomes(passed=3)
     result.stdout.fnmatch_lines(
         [
-            "2 mistakes with caches:",
+            "2 faults with caches:",
             "  1x GET prices:{int} held up the event loop",
             f"      at test_calls.py:{line} in test_blocking.main",
             f"         from test_calls.py:{line + 2} in test_blocking",
@@ -659,8 +659,8 @@ def test_object_in_key(turn):
         ],
     )
     short = run_once("--perfguard", "--perfguard-top=1").stdout
-    short.fnmatch_lines(["2 mistakes with caches:", "  ... and 1 more"])
-    assert "mistakes with caches" not in run_once().stdout.str()
+    short.fnmatch_lines(["2 faults with caches:", "  ... and 1 more"])
+    assert "faults with caches" not in run_once().stdout.str()
 
 
 def test_lookups_are_listed_by_command_and_pattern_those_that_miss_most_first(
