@@ -17,6 +17,7 @@ from collections.abc import (
 )
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from inspect import isawaitable
 from typing import Any, NamedTuple
 
@@ -37,6 +38,13 @@ _Trace = list[tuple[Any, str, tuple[object, ...]]]
 # them look, this is what the contract costs.
 _PATIENCE = 0.25
 _MAX_SHOWN = 3
+# Makes an object of each size in which Python hands out memory: steps of 16 bytes up to 512.
+_SIZES: tuple[Callable[[], object], ...] = (
+    object,
+    complex,
+    *(partial(bytes, block - 33) for block in range(48, 513, 16)),
+)
+_OF_EACH = 300
 # What a cache is there to save.
 _WORK = (("sql", "read"), ("cache", "write"), ("cache", IN_PROCESS))
 
@@ -68,6 +76,7 @@ def cold_warm(
         cold_result = yield call()
     finally:
         cold_span = first.close()
+    taken = _take_addresses()
     asked_warm: _Trace = []
     second = job.open("warm", warm)
     second.opened.trace = asked_warm
@@ -85,6 +94,7 @@ def cold_warm(
         _note_differences(second.opened, cold_result, warm_result, same)
     finally:
         warm_span = second.close()
+    del taken
     cold_metrics = measure_all(cold_span)
     if cold_metrics.get("cache_hits") and not cold_metrics.get("cache_misses"):
         job.mistake(
@@ -112,6 +122,15 @@ def cold_warm(
         ],
     )
     return ColdWarm(first, second)
+
+
+def _take_addresses() -> list[object]:
+    """Hold the memory of small objects that are gone, so that new ones have other addresses.
+
+    A key that is made of an object's address, or of its hash, would else be the same for both
+    calls by luck: what the cold call has freed is what the warm call is given.
+    """
+    return [make() for make in _SIZES for _ in range(_OF_EACH)]
 
 
 def _note_misses(span: OpenSpan, warm: Span, cold: _Trace, warm_asked: _Trace) -> None:
@@ -385,10 +404,15 @@ def stampede(  # noqa: PLR0915 - for threads and for tasks
 def _in_threads(one: Callable[[int, threading.Barrier], None], concurrency: int) -> None:
     start = threading.Barrier(concurrency)
     with ThreadPoolExecutor(concurrency, "perfguard-stampede") as threads:
-        calls = [
-            threads.submit(copy_context().run, one, number, start)
-            for number in range(1, concurrency + 1)
-        ]
+        try:
+            calls = [
+                threads.submit(copy_context().run, one, number, start)
+                for number in range(1, concurrency + 1)
+            ]
+        except RuntimeError:
+            # Where no more threads can be had, those that are there would wait for them for ever.
+            start.abort()
+            raise
     for finished in calls:
         finished.result()
 

@@ -18,9 +18,15 @@ from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
 from pytest_perfguard.recorder import Measurement
 from pytest_perfguard.rounds import Http, Timed, name_of, timed
 from pytest_perfguard.spans import OpenSpan
-from pytest_perfguard.units import Unit, parse
+from pytest_perfguard.units import Unit, parse, shown
 
 _Cache = TypeVar("_Cache")
+
+# Each call of a stampede is a thread.
+_MOST_CALLS = 1_000
+# What may be left out; what else has to be a function is always wanted.
+_OPTIONAL = ("flush", "same")
+_LONGEST_NAME = 100
 
 if TYPE_CHECKING:
     import pytest
@@ -49,10 +55,7 @@ class Perf:
             LimitError: if a metric is unknown or a limit cannot be read; all mistakes at once.
         """
         __tracebackhide__ = True
-        if not isinstance(name, str):
-            raise TypeError(
-                f"perf.measure needs a name first, as in measure('report'), not {name!r}"
-            )
+        name = _printable(name, "perf.measure needs a name first, as in measure('report')")
         where = self._where("perf.measure")
         budgets = _read(limits, where)
         block = Block(self._guard, self._item, name, budgets, where)
@@ -124,7 +127,12 @@ class Perf:
         """
         __tracebackhide__ = True
         where = self._where("perf.cold_warm")
-        job = self._job(where, call=call, flush=flush)
+        job = self._job(where, call=call, flush=flush, same=same)
+        if not isinstance(may_read, Collection):
+            raise CacheError(
+                f"{where}: may_read is of type {type(may_read).__name__}: write the reads as the "
+                "time line calls them, such as ['SELECT users']"
+            )
         steps = cold_warm(
             job,
             call,
@@ -191,6 +199,8 @@ class Perf:
             raise LimitError(f"{where}: concurrency: {error}") from None
         if calls < 2:  # noqa: PLR2004 - one call alone is no stampede
             raise LimitError(f"{where}: concurrency={calls}: 2 or more")
+        if calls > _MOST_CALLS:
+            raise LimitError(f"{where}: concurrency={calls:,}: {_MOST_CALLS:,} at most")
         (budget,) = _read({"cache_recomputations": limit}, where)
         job = self._job(where, call=call, flush=flush)
         steps = stampede(job, call, concurrency=calls, flush=flush, limit=budget.limit)
@@ -264,13 +274,14 @@ class Perf:
 
         return job.run(steps(), lazily=iscoroutinefunction(function))
 
-    def _job(self, where: str, **functions: Callable[..., object] | None) -> Job:
+    def _job(self, where: str, **functions: object) -> Job:
         __tracebackhide__ = True
         for name, value in functions.items():
-            if value is not None and not callable(value):
+            if not callable(value) and not (value is None and name in _OPTIONAL):
+                example = " cold, warm: cold == warm" if name == "same" else ": client.get('/')"
                 raise CacheError(
                     f"{where}: {name} is of type {type(value).__name__}, which cannot be called: "
-                    "pass a function, such as lambda: client.get('/')"
+                    f"pass a function, such as lambda{example}"
                 )
         return Job(self._guard, self._item, where, self._caller())
 
@@ -286,7 +297,21 @@ class Perf:
         return f"{name}, {file}:{frame.f_lineno}"
 
 
+def _printable(name: object, problem: str) -> str:
+    """Return a name that fits into a line of every report, whatever it was made from."""
+    __tracebackhide__ = True
+    if not isinstance(name, str):
+        raise TypeError(f"{problem}, not {shown(name)}")
+    text = "".join(character if character.isprintable() else " " for character in name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
+
+
 def _read(limits: Mapping[str, float | str], where: str) -> list[Budget]:
+    __tracebackhide__ = True
+    if not isinstance(limits, Mapping):
+        raise LimitError(
+            f"{where}: {shown(limits)} holds no budgets: write them as in {{'sql_queries': 3}}"
+        )
     mistakes: list[str] = []
     budgets = read_limits(limits, where, mistakes)
     if mistakes:
@@ -306,7 +331,8 @@ class Caches:
 
         Args:
             cache: a function with ``functools.lru_cache`` or ``cachetools.cached(info=True)``, a
-                dogpile.cache region, or any object with counters of hits and misses.
+                dogpile.cache region, a cashews cache, or any object with counters of hits and
+                misses.
             name: how it is called in reports; the function's or the class's name by default.
 
         Returns:
@@ -317,8 +343,12 @@ class Caches:
         """
         __tracebackhide__ = True
         sites = self._guard.recorder.sites
+        title = _printable(
+            name_of_cache(cache) if name is None else name,
+            "perf.cache.watch takes a text as name=",
+        )
         watch = Watch(
-            name or name_of_cache(cache), counter_of(cache), sites.site(sys._getframe(1), "")
+            title or name_of_cache(cache), counter_of(cache), sites.site(sys._getframe(1), "")
         )
         self._guard.watch(self._item, watch)
         return cache

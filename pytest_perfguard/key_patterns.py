@@ -39,6 +39,8 @@ _KIND = re.compile(
     """,
     re.ASCII | re.VERBOSE,
 )
+# Whose key begins with an e-mail address is somebody's, not a program's.
+_SOMEBODY = re.compile(r"[^:/|#]*@")
 _LONGEST_NAME = 40
 _MAX_PARTS = 12
 _REST = "{…}"
@@ -66,10 +68,11 @@ def key_pattern(key: object, words: Collection[str] = ()) -> str:
         key: what was sent to the cache: text, bytes or a number.
         words: words that may be shown wherever they stand.
     """
-    pieces = _SEPARATOR.split(as_text(key)[:_LONGEST_KEY])
+    text = as_text(key)[:_LONGEST_KEY]
+    pieces = _SEPARATOR.split(text)
     parts = pieces[::2]
     shown: list[str] = []
-    named = False
+    named = _SOMEBODY.match(text) is not None
     for index, part in enumerate(parts):
         if index == _MAX_PARTS:
             shown.append(_REST)

@@ -514,7 +514,7 @@ def lookup(name: str) -> Metric:
     try:
         return METRICS[name]
     except KeyError:
-        close = get_close_matches(name, METRICS, 1, cutoff=0.5)
+        close = get_close_matches(str(name), METRICS, 1, cutoff=0.5)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known metrics: {', '.join(METRICS)}."
         raise MetricError(f"unknown metric {name!r}. {hint}") from None
 

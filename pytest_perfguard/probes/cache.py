@@ -72,8 +72,13 @@ class CacheProbe:
     def start(self, spans: Spans) -> None:
         """Wrap the clients. What somebody else has put in our place since, is wrapped again."""
         if not self._wrapped:
+            try:
+                found = list(seams())
+            except ImportError:
+                # Tests may have put something else in place of redis-py: it sends nothing.
+                return
             observer = _Observer(spans, self._under_way)
-            self._wrapped = dict.fromkeys(seams(), (None, None))
+            self._wrapped = dict.fromkeys(found, (None, None))
             self._make = {
                 "command": observer.wrap_command,
                 "pipeline": observer.wrap_pipeline,

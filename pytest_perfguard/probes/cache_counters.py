@@ -7,6 +7,7 @@ it wraps; the first of them that shows two counters is read from then on:
 what is watched          where its counters come from, the first that has both
 =======================  ======================================================================
 a dogpile.cache region   counted here, see :class:`RegionCounter`
+a cashews cache          counted here, see :class:`CashewsCounter`
 diskcache, cacheout      ``stats``, switched on for as long as it is watched
 anything else            its own attributes; then those, or the keys, of what ``cache_info``,
                          ``info`` and ``stats`` are, or return when called without arguments
@@ -24,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, partial, wraps
+from importlib.metadata import version
 from inspect import iscoroutine, signature
 from threading import Lock, get_ident
 from types import MethodType
@@ -34,6 +36,8 @@ from pytest_perfguard.errors import CacheError
 _SOURCES = ("cache_info", "info", "stats")
 _NAMES = (("hits", "misses"), ("hit_count", "miss_count"), ("hit", "miss"))
 _NEVER_CALLED = ("hit", "miss")
+_ABSENT = object()
+_LEAST_CASHEWS = (7, 4)
 
 Pair = tuple[int, int]
 Source = Callable[[Any], Pair | None]
@@ -55,8 +59,11 @@ def counter_of(cache: object) -> Counter:
     Raises:
         CacheError: it shows no counters, or the Redis probe counts the same lookups.
     """
+    __tracebackhide__ = True
     if _is_of(cache, "dogpile.cache.region"):
         return RegionCounter(cache)
+    if _is_of(cache, "cashews.wrapper"):
+        return CashewsCounter(cache)
     if _is_of(cache, "diskcache") and hasattr(cache, "stats"):
         return _of_diskcache(cache)
     if _is_of(cache, "cacheout") and hasattr(cache, "stats"):
@@ -227,8 +234,47 @@ class RegionCounter:
         return create
 
 
+class CashewsCounter:
+    """Counts what a cashews cache is asked for, in a middleware of it; its decorators ask too.
+
+    Lookups on a Redis backend are left to the Redis probe.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        if tuple(map(int, version("cashews").split(".")[:2])) < _LEAST_CASHEWS:
+            # It would not call a middleware that comes after its setup().
+            raise CacheError("only of cashews 7.4 or newer can a cache be watched")
+        self._middlewares = cache._default_middlewares  # it has no way to take one away
+        self._lock = Lock()
+        self._counts = (0, 0)
+        cache.add_middleware(self._ask)
+
+    def read(self) -> tuple[int, int]:
+        """Return hits and misses so far; they never go back."""
+        return self._counts
+
+    def close(self) -> None:
+        """Leave the cache as it was."""
+        with suppress(ValueError):
+            self._middlewares.remove(self._ask)
+
+    async def _ask(self, call: Any, command: Any, backend: Any, *args: Any, **kwargs: Any) -> Any:
+        behind = getattr(backend, "_backend", backend)  # in a transaction
+        if "default" not in kwargs or _is_of(behind, "cashews.backends.redis"):
+            return await call(*args, **kwargs)
+        default = kwargs.pop("default")
+        answer = await call(*args, default=_ABSENT, **kwargs)
+        values = answer if command.value == "get_many" else (answer,)
+        misses = sum(value is _ABSENT for value in values)
+        with self._lock:
+            self._counts = _add(self._counts, (len(values) - misses, misses))
+        found = tuple(default if value is _ABSENT else value for value in values)
+        return found if values is answer else found[0]
+
+
 def _of_names(cache: object) -> SampledCounter:
     """Return a counter that finds its numbers by their names, as the table above says."""
+    __tracebackhide__ = True
     if isinstance(cache, type) or _is_of(cache, "redis"):
         raise CacheError(_remedy(cache))
     sources: list[Source] = [_own, *(partial(_told, name) for name in _SOURCES)]

@@ -348,6 +348,15 @@ def _unstable(tallies: Iterable[Tally]) -> _Explained:
     ]
 
 
+def cache_faults(span: Span) -> list[list[str]]:
+    """Return what no budget has to ask for to be wrong, each with its line and the fix."""
+    tallies = [tally for tally in _merged(span) if tally.probe == "cache"]
+    return [
+        [title, *_site(tally), f"    fix: {advice}"]
+        for title, tally, advice in (*_blocked(tallies), *_unstable(tallies))
+    ]
+
+
 def _lasting(tallies: Iterable[Tally]) -> _Explained:
     advice = "give it one: ex=300 (seconds), or EXPIRE in the same pipeline"
     return [

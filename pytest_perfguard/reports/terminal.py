@@ -9,7 +9,7 @@ from statistics import median
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
 from pytest_perfguard.model import Record, Rule, Run, Span, Status, Tally, Verdict
-from pytest_perfguard.reports.evidence import cause, failure, merged_findings
+from pytest_perfguard.reports.evidence import cache_faults, cause, failure, merged_findings
 from pytest_perfguard.units import Unit, show
 
 
@@ -29,6 +29,7 @@ def summary(
         lines += _top_list("most time in SQL", run, top, "sql_time", Unit.SECONDS)
         lines += _most_repeats(run, top, width)
         lines += _candidates(run, top, width)
+        lines += _cache_faults(run, top)
         lines += _lookups(run, top)
         lines += _endpoints(run, top)
     lines += _parameters(run.records, top, width)
@@ -172,6 +173,17 @@ def _candidates(run: Run, top: int, width: int) -> list[str]:
     waived = len(found) - len(open_ones)
     if waived:
         lines.append(f"{_number(waived, 'candidate N+1')} waived by a comment")
+    return lines
+
+
+def _cache_faults(run: Run, top: int) -> list[str]:
+    """List commands that held up an event loop, and keys that hold an object's address."""
+    whole = Span("", "block", children=tuple(record.span for record in run.records))
+    found = cache_faults(whole)
+    lines = [f"{_number(len(found), 'fault')} with caches:"] if found else []
+    lines += [f"  {line}" for fault in found[: max(top, 1)] for line in fault]
+    if len(found) > top:
+        lines.append(f"  ... and {len(found) - top} more")
     return lines
 
 

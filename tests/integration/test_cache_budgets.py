@@ -248,7 +248,7 @@ def test_errors():
 
 @pytest.mark.perf_budget(cache_unstable_keys=0)
 def test_unstable():
-    client.get(f"{NAME}:{object()}")
+    client.get(f"prices:{object()}")
 """
     )
 
@@ -493,6 +493,10 @@ def test_redis(perf):
     perf.cache.watch(client)
 
 
+def test_name(perf):
+    perf.cache.watch(functools.lru_cache(plain), name=b"rates")
+
+
 def test_goes_on(perf):
     with pytest.raises(CacheError):
         perf.cache.watch(Store())
@@ -503,13 +507,40 @@ def test_goes_on(perf):
 
     result = run()
 
-    result.assert_outcomes(passed=1, failed=3)
+    result.assert_outcomes(passed=1, failed=4)
     output = result.stdout.str()
+    assert "TypeError: perf.cache.watch takes a text as name=, not b'rates'" in output
+    assert "cache_counters.py" not in output
     assert "CacheError: Store shows no hits and misses: give it int attributes of these" in output
     assert (
         "CacheError: plain is a function that counts nothing: write @functools.lru_cache" in output
     )
     assert "need not be watched: the commands of every Redis client are counted already" in output
+
+
+def test_names_fit_into_a_line_of_any_output(
+    suite: Callable[[str], None], run: Run, records: Records
+) -> None:
+    suite(
+        """
+NAME = "\\x1b[31mrates\\x00\\n\\ud800 of " + "x" * 1_000
+
+
+def test_watched(perf):
+    cached = perf.cache.watch(functools.lru_cache(str), NAME)
+    with perf.measure(NAME, cache_hit_ratio=1):
+        cached(1)
+"""
+    )
+
+    output = run("--perfguard-json=run.json").stdout.str()
+
+    name = " [31mrates    of " + "x" * 82 + "…"
+    assert f"1 of 1 budget exceeded in block '{name}'" in output
+    assert f"{name}: 0 of 1 lookups hit" in output
+    (block,) = records()["test_watched"].span.children
+    (tally,) = (tally for tally in block.tallies if tally.probe == "cache")
+    assert (block.name, tally.label) == (name, name)
 
 
 def test_budgets_of_watched_caches_are_floors_too(
@@ -587,6 +618,49 @@ def test_contract(perf):
 def test_no_cache():
     shop.get_email(1)
 """
+
+
+def test_what_is_wrong_without_any_budget_is_listed_with_its_line(
+    suite: Callable[[str], None], run: Run, run_once: Run
+) -> None:
+    suite(
+        """
+import asyncio
+
+
+def test_blocking():
+    async def main():
+        client.get("prices:1")
+
+    asyncio.run(main())
+    client.get("prices:2")
+
+
+@pytest.mark.parametrize("turn", range(2))
+def test_object_in_key(turn):
+    client.get(f"prices:{object()}")
+"""
+    )
+    line = len(IMPORTS.splitlines()) + 8
+
+    result = run("--perfguard")
+
+    result.assert_outcomes(passed=3)
+    result.stdout.fnmatch_lines(
+        [
+            "2 faults with caches:",
+            "  1x GET prices:{int} held up the event loop",
+            f"      at test_calls.py:{line} in test_blocking.main",
+            f"         from test_calls.py:{line + 2} in test_blocking",
+            "      fix: await a client of redis.asyncio, or send it from a thread: *",
+            "  GET prices:{…}: the key holds the address of an object (object)",
+            f"      at test_calls.py:{line + 8} in test_object_in_key",
+            "      fix: build the key from what the result depends on, not from the objects *",
+        ],
+    )
+    short = run_once("--perfguard", "--perfguard-top=1").stdout
+    short.fnmatch_lines(["2 faults with caches:", "  ... and 1 more"])
+    assert "faults with caches" not in run_once().stdout.str()
 
 
 def test_lookups_are_listed_by_command_and_pattern_those_that_miss_most_first(

@@ -990,6 +990,46 @@ def test_finds_a_part(perf):
 
 
 @pytest.mark.usefixtures("name")
+def test_an_object_that_is_hashed_into_the_key_is_found_whatever_its_address(
+    suite: Callable[..., None], run: Run
+) -> None:
+    suite(
+        """
+class Request:
+    pass
+
+
+class Slotted:
+    __slots__ = ("a", "b", "c", "d", "e", "f", "g", "h")
+
+
+def at_the_same_address(make, addresses):
+    # where one was before, if that place is free
+    made = [make() for _ in range(50)]
+    found = next((each for each in made if id(each) in addresses), made[0])
+    addresses.add(id(found))
+    return found
+
+
+@pytest.mark.parametrize("make", [object, Request, Slotted, lambda: Session(shop.engine)])
+def test_hashed(perf, make):
+    addresses = set()
+
+    def call():
+        digest = hashlib.sha256(str(at_the_same_address(make, addresses)).encode()).hexdigest()
+        return through(f"{NAME}:{digest}")
+
+    perf.cold_warm(call, flush=flush)
+"""
+    )
+
+    result = run()
+
+    result.assert_outcomes(failed=4)
+    assert result.stdout.str().count("is a hash: what it is taken of is not the same in both") == 4
+
+
+@pytest.mark.usefixtures("name")
 def test_each_side_has_budgets_of_its_own(
     pytester: pytest.Pytester, suite: Callable[..., None], run: Run, records: Records
 ) -> None:
@@ -1063,6 +1103,26 @@ def test_flush_not_callable(perf):
 
 def test_flush_of_a_wrong_type(perf):
     perf.cold_warm(cached, flush="all")
+
+
+def test_no_call(perf):
+    perf.cold_warm(None, flush=flush)
+
+
+def test_same_of_a_wrong_type(perf):
+    perf.cold_warm(cached, flush=flush, same=True)
+
+
+def test_reads_of_a_wrong_type(perf):
+    perf.cold_warm(cached, flush=flush, may_read=3)
+
+
+def test_no_mapping(perf):
+    perf.cold_warm(cached, flush=flush, warm=["sql_queries=0"])
+
+
+def test_metric_without_a_name(perf):
+    perf.cold_warm(cached, flush=flush, cold={3: 1})
 """
     )
 
@@ -1074,7 +1134,8 @@ def test_flush_of_a_wrong_type(perf):
             "test_cold_over", "test_warm_over", "test_both_over", "test_a_default_is_in_force",
             "test_the_other_defaults_stay", "test_mark_beside", "test_full_scans",
             "test_unreadable_cold", "test_unreadable_warm", "test_not_callable",
-            "test_flush_of_a_wrong_type",
+            "test_flush_of_a_wrong_type", "test_no_call", "test_same_of_a_wrong_type",
+            "test_reads_of_a_wrong_type", "test_no_mapping", "test_metric_without_a_name",
         ]
     )  # fmt: skip
     where = r"perf\.cold_warm, test_calls\.py:\d+"
@@ -1094,6 +1155,12 @@ def test_flush_of_a_wrong_type(perf):
         "function, such as lambda: client.get",
         "test_flush_of_a_wrong_type": rf"CacheError: {where}: flush is .*cannot be called: pass a "
         "function, such as lambda: client.get",
+        "test_no_call": rf"CacheError: {where}: call is of type NoneType, which cannot be called: ",
+        "test_same_of_a_wrong_type": rf"CacheError: {where}: same is of type bool, which cannot be "
+        "called: pass a function, such as lambda cold, warm: cold == warm",
+        "test_reads_of_a_wrong_type": rf"CacheError: {where}: may_read is of type int: ",
+        "test_no_mapping": rf"LimitError: {where}, warm: \['sql_queries=0'\] holds no budgets: ",
+        "test_metric_without_a_name": rf"LimitError: {where}, cold: unknown metric 3\. ",
     }.items():
         assert re.search(line, found[name]), (line, found[name])
     assert "in block 'cold', block 'warm'\n" in found["test_both_over"]

@@ -368,6 +368,7 @@ class TestClass:
     [
         ("concurrency=1", "concurrency=1: 2 or more"),
         ("concurrency=0", "concurrency=0: 2 or more"),
+        ("concurrency=1_001", "concurrency=1,001: 1,000 at most"),
         ("concurrency=-2", "concurrency: -2 is negative: write a whole number such as 3"),
         ("concurrency=2.5", "concurrency: 2.5 is not a whole number: "),
         ("concurrency='many'", "concurrency: 'many' cannot be read: "),

@@ -66,6 +66,71 @@ def test_marked_tests_run_without_the_plugin(pytester: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1, warnings=2)
 
 
+def test_caches_are_tested_without_the_plugin_at_the_cost_of_the_fixture(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import fakeredis, pytest
+
+        @pytest.mark.perf_budget(cache_hit_ratio="80%", cache_blocking_calls=0)
+        def test_marked():
+            fakeredis.FakeRedis().get("resource:7")
+
+        def test_contract(perf):
+            perf.cold_warm(dict)
+        """
+    )
+
+    result = pytester.runpytest_subprocess("-p", "no:perfguard")
+
+    result.assert_outcomes(passed=1, errors=1, warnings=1)
+    result.stdout.fnmatch_lines("*fixture 'perf' not found")
+
+
+@pytest.mark.parametrize("stub", ["None", "types.ModuleType('redis')", "unittest.mock.MagicMock()"])
+def test_something_else_in_place_of_redis_does_not_matter(
+    pytester: pytest.Pytester, stub: str
+) -> None:
+    pytester.makeconftest(
+        f"import sys, types, unittest.mock\nsys.modules['redis'] = {stub}\nimport shop"
+    )
+    pytester.makepyfile(
+        """
+        import functools, sys
+        import pytest, shop
+
+        @functools.lru_cache
+        def email(number):
+            return shop.get_email(number)
+
+        @pytest.mark.perf_budget(sql_queries=1, cache_hit_ratio=0.5, cache_commands=0)
+        def test_goes_on(perf):
+            perf.cache.watch(email)
+            assert email(1) == email(1)
+
+        @pytest.mark.perf_budget(cache_commands=1)
+        def test_proves_nothing():
+            pass
+
+        def test_puts_it_back():
+            del sys.modules["redis"]
+
+        @pytest.mark.perf_budget(cache_commands=0)
+        def test_is_seen_then():
+            import fakeredis
+            fakeredis.FakeRedis().get("resource:7")
+        """
+    )
+
+    result = pytester.runpytest_subprocess()
+
+    result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(
+        ["*cache_commands  unproven (limit 1)*", "*cache_commands  1 > 0 *"]
+    )
+
+
 def test_a_session_that_measures_nothing_loads_nothing(pytester: pytest.Pytester) -> None:
     pytester.makeconftest("")
     pytester.makepyfile(

@@ -1,4 +1,4 @@
-"""What the plugin does where SQLAlchemy is not installed."""
+"""What the plugin does where SQLAlchemy and redis-py are not installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from importlib.util import find_spec
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    find_spec("sqlalchemy") is not None, reason="SQLAlchemy is installed here"
+    any(find_spec(name) is not None for name in ("sqlalchemy", "redis")),
+    reason="SQLAlchemy or redis-py is installed here",
 )
 
 
@@ -34,3 +35,46 @@ def test_measuring_everything_works_without_it(pytester: pytest.Pytester) -> Non
     result = pytester.runpytest_subprocess("--perfguard")
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["1 test measured, 0 statements on 0 engines"])
+
+
+def test_a_cache_budget_names_the_extra(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.perf_budget(cache_hit_ratio="80%")
+        def test_it():
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["*redis 5 or newer is not installed: install pytest-perfguard with the extra [[]cache[]]"]
+    )
+
+
+def test_caches_of_the_process_are_watched_without_redis(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import functools
+        import pytest
+
+        @functools.lru_cache
+        def rate(currency):
+            return currency
+
+        @pytest.mark.perf_budget(cache_hit_ratio="50%", cache_misses=1)
+        def test_budget(perf):
+            perf.cache.watch(rate)
+            rate("EUR")
+            rate("EUR")
+
+        def test_contracts(perf):
+            perf.cache.watch(rate)
+            perf.cold_warm(lambda: rate("USD"), flush=rate.cache_clear)
+            perf.stampede(lambda: rate("USD"), flush=rate.cache_clear, limit=8)
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=2)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 import threading
@@ -773,3 +774,93 @@ def test_a_region_on_redis_is_refused_and_one_that_moves_there_is_left_to_its_pr
     moved.wrap(dogpile.proxy.ProxyBackend)
     with pytest.raises(CacheError, match="this CacheRegion need not be watched: it is on Redis"):
         counter_of(moved)
+
+
+# --- cashews
+
+
+@pytest.fixture
+def cashews() -> Any:
+    pytest.importorskip("cashews")
+    import cashews
+
+    cache = cashews.Cache()
+    cache.setup("mem://")
+    return cache
+
+
+def test_lookups_of_a_cashews_cache_are_counted(cashews: Any) -> None:
+    async def look_up() -> None:
+        assert await cashews.get("a") is None
+        assert counter.read() == (0, 1)
+        await cashews.set("a", None)
+        assert await cashews.get("a", default=3) is None
+        assert counter.read() == (1, 1)
+        assert await cashews.get_many("a", "b", default=3) == (None, 3)
+        assert counter.read() == (2, 2)
+        assert await cashews.get_or_set("c", default=4) == 4
+        assert await cashews.get_or_set("c", default=5) == 4
+        assert counter.read() == (3, 3)
+        async with cashews.transaction():
+            assert await cashews.get("a", default=3) is None
+            assert await cashews.get("b", default=3) == 3
+        assert counter.read() == (4, 4)
+        await cashews.exists("a")
+        await cashews.delete("a")
+        await cashews.incr("n")
+        assert counter.read() == (4, 4)
+
+    with counted(cashews) as counter:
+        asyncio.run(look_up())
+
+
+@pytest.mark.parametrize("kind", ["cache", "early", "soft", "hit"])
+def test_decorators_of_a_cashews_cache_look_up(cashews: Any, kind: str) -> None:
+    more = {"soft": {"soft_ttl": 9}, "hit": {"cache_hits": 9}}.get(kind, {})
+
+    async def double(x: int) -> int:
+        return 2 * x
+
+    twice = getattr(cashews, kind)(ttl=60, key="double:{x}", **more)(double)
+
+    async def look_up() -> None:
+        assert await twice(2) == 4
+        assert counter.read() == (0, 1)
+        assert await twice(2) == 4
+        assert counter.read() == (1, 1)
+
+    with counted(cashews) as counter:
+        asyncio.run(look_up())
+
+
+def test_a_cashews_cache_is_left_as_it_was(cashews: Any) -> None:
+    before = list(cashews._default_middlewares)
+    with counted(cashews) as counter, counted(cashews) as other:
+        asyncio.run(cashews.get("a"))
+        assert counter.read() == other.read() == (0, 1)
+    assert cashews._default_middlewares == before
+    asyncio.run(cashews.get("a"))
+    assert counter.read() == (0, 1)
+    counter.close()
+
+
+def test_lookups_of_a_cashews_cache_on_redis_are_left_to_its_probe(cashews: Any) -> None:
+    backend = cashews.setup("redis://127.0.0.1:1", prefix="redis:", safe=True, suppress=True)
+
+    async def nothing(*_args: object, **kwargs: object) -> object:
+        return kwargs["default"]
+
+    backend.get = nothing
+    with counted(cashews) as counter:
+        assert asyncio.run(cashews.get("redis:a", default=3)) == 3
+        assert counter.read() == (0, 0)
+        assert asyncio.run(cashews.get("a", default=3)) == 3
+        assert counter.read() == (0, 1)
+
+
+def test_a_cashews_cache_that_would_not_be_seen_is_refused(
+    cashews: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_perfguard.probes.cache_counters.version", lambda _: "7.3.1")
+    with pytest.raises(CacheError, match=r"only of cashews 7\.4 or newer"):
+        counter_of(cashews)

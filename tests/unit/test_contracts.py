@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Thread
+from typing import Any
 
 import pytest
 
 from pytest_perfguard import contracts
 from pytest_perfguard.contracts import _Gathering, _Held, _note_recomputations
+from pytest_perfguard.contracts import _in_threads as _in_threads_at_once
 from pytest_perfguard.metrics import IN_PROCESS
 from pytest_perfguard.model import Span, Tally
 from pytest_perfguard.spans import OpenSpan
@@ -112,6 +115,36 @@ def test_who_runs_out_of_patience_lets_all_go(monkeypatch: pytest.MonkeyPatch) -
 
 
 # -- who did the work ---------------------------------------------------------------------------
+
+
+def test_where_no_more_threads_can_be_had_the_others_do_not_wait_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[int] = []
+    original = ThreadPoolExecutor.submit
+
+    def submit(self: ThreadPoolExecutor, *args: Any, **kwargs: Any) -> Any:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(1)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", submit)
+    errors: list[str] = []
+
+    def one(_number: int, start: Barrier) -> None:
+        start.wait()
+
+    def run() -> None:
+        try:
+            _in_threads_at_once(one, 8)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert errors == ["can't start new thread"]
 
 
 def _read(operation: str = "SELECT a FROM t", **fields: object) -> Tally:

@@ -60,6 +60,9 @@ UUID = "9f1c2a7e-0b1d-4c3e-8f5a-6b7c8d9e0f1a"
         ("user:version2:42", "user:{id}:{int}"),
         # anything else ends it
         ("user:alice@example.org:cart", "user:{…}"),
+        ("alice.jones@example.org:cart", "{word}.{…}"),
+        ("alice@example.org", "{…}"),
+        ("cache.user:alice.jones@example.org", "cache.{word}:{word}.{…}"),
         ("get_resources:(<Session at 0x7f00>, 'bob')", "get_resources:{…}"),
         ("user:O'Brien:42", "user:{…}"),
         ("user:two words:42", "user:{…}"),
