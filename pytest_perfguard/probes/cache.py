@@ -11,9 +11,10 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from functools import wraps
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.callsite import waiting_user_frame
 from pytest_perfguard.key_patterns import as_text, held_object, key_pattern
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from pytest_perfguard.probes.cache_counters import Counter
 
 
-class _Key(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Key:
     """What is known of a key at first sight, and kept by its hash.
 
     Attributes:
@@ -134,6 +136,7 @@ class _Observer:
         self._is_user = spans.sites.is_user
         self._keys: dict[int, _Key] = {}
         self._library = _library()
+        self._shows_parameters = spans.settings.show_parameters
 
     # -- wrappers --------------------------------------------------------------------------
 
@@ -173,7 +176,7 @@ class _Observer:
                 raise
             finally:
                 took = clock() - started
-                _leave(under_way, token)
+                under_way.reset(token)
                 span.advance(tally, started, took)
             if answer(span, asked, reply) and span.on_miss is not None:
                 span.on_miss.wait()
@@ -250,33 +253,45 @@ class _Observer:
         self, span: OpenSpan, _client: object, args: Sequence[Any], inner: FrameType
     ) -> _Asked:
         """Count a command; return what its reply is understood with."""
-        known, args, keys, pattern, sent = self._read(args)
+        known = command(args[0])
+        key: _Key | None = None
+        # Nearly every lookup, read without another call. Each one counts here.
+        if len(args) == 2 and known.has_one_key and type(word := args[1]) is str:  # noqa: PLR2004
+            key = self._keys.get(hash(word)) or self._new_key(hash(word), word)
+            keys: Sequence[_Key] = (key,)
+            pattern, sent = key.pattern, known.size + key.size
+        else:
+            known, args, keys, pattern, sent = self._read(args)
+            if len(keys) == 1:
+                key = keys[0]
         is_user = self._is_user
         frame: FrameType | None = inner
         while frame is not None and not is_user[frame.f_code.co_filename]:
             frame = frame.f_back
         if frame is None:
             frame = waiting_user_frame(is_user)
-        ledger = _ledger(span)
+        ledger = span.ledgers.get("cache") or _ledger(span)
         # The code is held by the ledger, so no other has its identity.
         place = (
             (known.name, pattern, 0, 0)
             if frame is None
             else (known.name, pattern, id(frame.f_code), frame.f_lasti)
         )
-        tally = ledger.by_place.get(place)
+        tally: CacheTally | None = ledger.by_place.get(place)
         if tally is None:
             tally = self._first_sight(ledger, known, args, pattern, inner)
             ledger.by_place[place] = tally
         tally.count += 1
         tally.bytes_out += sent
-        for key in keys:
+        if key is None:
+            _note_objects(tally, keys)
+        else:
             if key.held is not None:
-                _note_object(tally, key.held)
-        # The tally of what is kept no longer one by one has no advice, whatever is added to it.
-        if tally.advice is not None and len(keys) == 1:
-            tally.remember(_hash(args[1:3]) if known.by_field else keys[0].identity)
-        if self._spans.settings.show_parameters and len(tally.samples) < _MAX_SAMPLES:
+                _note_objects(tally, keys)
+            # The tally of what is kept no longer one by one has no advice, whatever is added to it.
+            if tally.advice is not None:
+                tally.remember(_hash(args[1:3]) if known.by_field else key.identity)
+        if self._shows_parameters and len(tally.samples) < _MAX_SAMPLES:
             tally.samples.append(shown(args, _MAX_SAMPLE_LENGTH))
         return tally, known, args, keys
 
@@ -317,9 +332,7 @@ class _Observer:
                 tallies[known.name, pattern] = tally
             tally.count += 1
             tally.bytes_out += sent
-            for key in keys:
-                if key.held is not None:
-                    _note_object(tally, key.held)
+            _note_objects(tally, keys)
             batch.append((tally, known, args, keys))
         return ledger.tally("pipeline", "pipeline", site), batch
 
@@ -364,14 +377,22 @@ class _Observer:
     def _reply(self, span: OpenSpan, asked: _Asked, reply: Any) -> bool:
         """Note a reply and return whether something was looked up and not found."""
         tally, known, args, keys = asked
-        if isinstance(reply, Exception):
+        if type(reply) is bytes:
+            tally.bytes_in += len(reply)
+        elif isinstance(reply, Exception):
             # In a pipeline nobody sends the command again, whatever the error.
             _note_error(tally, reply, ())
             return False
-        received = len(reply) if type(reply) is bytes else payload(reply)
-        tally.bytes_in += received
+        elif reply is not None:
+            tally.bytes_in += payload(reply)
         misses = 0
-        if known.lookup is not None:
+        if known.is_single:
+            if reply is None:
+                tally.misses += 1
+                misses = 1
+            else:
+                tally.hits += 1
+        elif known.lookup is not None:
             try:
                 hits, misses = known.lookup(args, reply)
             except (TypeError, ValueError):  # a client that answers in its own way
@@ -445,9 +466,11 @@ def _pattern(keys: Sequence[_Key]) -> str:
     return ", ".join(patterns)
 
 
-def _note_object(tally: CacheTally, held: str) -> None:
-    tally.unstable += 1
-    tally.facts["object"] = held
+def _note_objects(tally: CacheTally, keys: Sequence[_Key]) -> None:
+    for key in keys:
+        if key.held is not None:
+            tally.unstable += 1
+            tally.facts["object"] = key.held
 
 
 def _operation(known: Command, pattern: str) -> str:
