@@ -151,7 +151,7 @@ class _Observer:
     def _wrap(  # noqa: C901 - a sync and an async twin
         self, original: Callable[..., Any], begin: _Begin, answer: _Answer, *, is_async: bool
     ) -> Callable[..., Any]:
-        innermost = self._spans.innermost
+        nearest, innermost = self._spans.nearest, self._spans.innermost
         under_way = self._under_way
         clock = Clock.now
         getframe = sys._getframe
@@ -159,7 +159,9 @@ class _Observer:
         @wraps(original)
         def execute(client: Any, *args: Any, **options: Any) -> Any:
             __tracebackhide__ = True
-            span = innermost()
+            span = nearest()
+            if span is None or span.closed:
+                span = innermost()
             if span is None or under_way.get() is not None:
                 return original(client, *args, **options)
             asked = begin(span, client, args, getframe(1))
@@ -186,7 +188,9 @@ class _Observer:
         def execute_async(client: Any, *args: Any, **options: Any) -> Any:
             # A plain function: where the coroutine is awaited, by a task of its own perhaps, the
             # line that asked for it is not on the stack any more.
-            span = innermost()
+            span = nearest()
+            if span is None or span.closed:
+                span = innermost()
             if span is None or under_way.get() is not None:
                 return original(client, *args, **options)
             return run(span, begin(span, client, args, getframe(1)), client, args, options)
@@ -266,17 +270,17 @@ class _Observer:
                 key = keys[0]
         is_user = self._is_user
         frame: FrameType | None = inner
-        while frame is not None and not is_user[frame.f_code.co_filename]:
+        while frame is not None:
+            code = frame.f_code
+            if is_user[code.co_filename]:
+                break
             frame = frame.f_back
-        if frame is None:
+        else:
             frame = waiting_user_frame(is_user)
+            code = frame and frame.f_code
         ledger = span.ledgers.get("cache") or _ledger(span)
         # The code is held by the ledger, so no other has its identity.
-        place = (
-            (known.name, pattern, 0, 0)
-            if frame is None
-            else (known.name, pattern, id(frame.f_code), frame.f_lasti)
-        )
+        place = (known.name, pattern, id(code), frame and frame.f_lasti)
         tally: CacheTally | None = ledger.by_place.get(place)
         if tally is None:
             tally = self._first_sight(ledger, known, args, pattern, inner)
@@ -290,7 +294,10 @@ class _Observer:
                 _note_objects(tally, keys)
             # The tally of what is kept no longer one by one has no advice, whatever is added to it.
             if tally.advice is not None:
-                tally.remember(_hash(args[1:3]) if known.by_field else key.identity)
+                tally.repeats += 1
+                identity = _hash(args[1:3]) if known.by_field else key.identity
+                if identity not in tally.keys:
+                    tally.remember(identity)
         if self._shows_parameters and len(tally.samples) < _MAX_SAMPLES:
             tally.samples.append(shown(args, _MAX_SAMPLE_LENGTH))
         return tally, known, args, keys
