@@ -148,8 +148,14 @@ class _Observer:
         """Wrap a method that sends many commands and returns all replies."""
         return self._wrap(original, self._begin_batch, self._replies, is_async=is_async)
 
-    def _wrap(  # noqa: C901 - a sync and an async twin
+    def _wrap(
         self, original: Callable[..., Any], begin: _Begin, answer: _Answer, *, is_async: bool
+    ) -> Callable[..., Any]:
+        make = self._async_wrapper if is_async else self._sync_wrapper
+        return make(original, begin, answer)
+
+    def _sync_wrapper(
+        self, original: Callable[..., Any], begin: _Begin, answer: _Answer
     ) -> Callable[..., Any]:
         nearest, innermost = self._spans.nearest, self._spans.innermost
         under_way = self._under_way
@@ -184,8 +190,18 @@ class _Observer:
                 span.on_miss.wait()
             return reply
 
+        return execute
+
+    def _async_wrapper(
+        self, original: Callable[..., Any], begin: _Begin, answer: _Answer
+    ) -> Callable[..., Any]:
+        nearest, innermost = self._spans.nearest, self._spans.innermost
+        under_way = self._under_way
+        clock = Clock.now
+        getframe = sys._getframe
+
         @wraps(original)
-        def execute_async(client: Any, *args: Any, **options: Any) -> Any:
+        def execute(client: Any, *args: Any, **options: Any) -> Any:
             # A plain function: where the coroutine is awaited, by a task of its own perhaps, the
             # line that asked for it is not on the stack any more.
             span = nearest()
@@ -213,7 +229,7 @@ class _Observer:
                 await span.on_miss.wait_async()
             return reply
 
-        return execute_async if is_async else execute
+        return execute
 
     def wrap_send(self, original: Callable[..., Any], _is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
         """Wrap the method that everything passes that is sent; each call is a round trip."""
@@ -253,7 +269,7 @@ class _Observer:
 
     # -- what is known before the command is sent --------------------------------------------
 
-    def _begin(
+    def _begin(  # noqa: C901 - a function of its own for any of it would cost a call
         self, span: OpenSpan, _client: object, args: Sequence[Any], inner: FrameType
     ) -> _Asked:
         """Count a command; return what its reply is understood with."""
@@ -270,17 +286,17 @@ class _Observer:
                 key = keys[0]
         is_user = self._is_user
         frame: FrameType | None = inner
-        while frame is not None:
-            code = frame.f_code
-            if is_user[code.co_filename]:
-                break
+        while frame is not None and not is_user[frame.f_code.co_filename]:
             frame = frame.f_back
-        else:
+        if frame is None:
             frame = waiting_user_frame(is_user)
-            code = frame and frame.f_code
         ledger = span.ledgers.get("cache") or _ledger(span)
         # The code is held by the ledger, so no other has its identity.
-        place = (known.name, pattern, id(code), frame and frame.f_lasti)
+        place = (
+            (known.name, pattern, 0, 0)
+            if frame is None
+            else (known.name, pattern, id(frame.f_code), frame.f_lasti)
+        )
         tally: CacheTally | None = ledger.by_place.get(place)
         if tally is None:
             tally = self._first_sight(ledger, known, args, pattern, inner)
@@ -353,7 +369,6 @@ class _Observer:
             key = self._key(args[1])
             return known, args, (key,), key.pattern, known.size + key.size
         keys = tuple(map(self._key, known.keys(args)))
-        # Taken first: what is read before a call may be another thread's past after it.
         return known, args, keys, _pattern(keys), sum(map(payload, args))
 
     def _site(self, ledger: CacheLedger, inner: FrameType) -> Site | None:
@@ -384,14 +399,16 @@ class _Observer:
     def _reply(self, span: OpenSpan, asked: _Asked, reply: Any) -> bool:
         """Note a reply and return whether something was looked up and not found."""
         tally, known, args, keys = asked
+        # Taken first: what is read before a call may be another thread's past after it.
         if type(reply) is bytes:
-            tally.bytes_in += len(reply)
+            received = len(reply)
         elif isinstance(reply, Exception):
             # In a pipeline nobody sends the command again, whatever the error.
             _note_error(tally, reply, ())
             return False
-        elif reply is not None:
-            tally.bytes_in += payload(reply)
+        else:
+            received = payload(reply)
+        tally.bytes_in += received
         misses = 0
         if known.is_single:
             if reply is None:
@@ -407,13 +424,7 @@ class _Observer:
             tally.hits += hits
             tally.misses += misses
         if known.expires is not None:
-            expires = known.expires(args, reply)
-            for key in () if expires is None else keys:
-                ledger = _ledger(span)
-                if expires:
-                    ledger.expires(key.identity)
-                else:
-                    ledger.lasts(tally, key.identity)
+            _note_expiry(span, tally, keys, expires=known.expires(args, reply))
         if span.trace is not None:
             _note_keys(span.trace, tally, known, known.keys(args), found=not misses)
         return misses > 0
@@ -444,6 +455,19 @@ def _ledger(span: OpenSpan) -> CacheLedger:
         ledger = span.ledgers.setdefault("cache", CacheLedger())
     assert ledger is not None
     return ledger
+
+
+def _note_expiry(
+    span: OpenSpan, tally: CacheTally, keys: Sequence[_Key], *, expires: bool | None
+) -> None:
+    if expires is None:
+        return
+    ledger = _ledger(span)
+    for key in keys:
+        if expires:
+            ledger.expires(key.identity)
+        else:
+            ledger.lasts(tally, key.identity)
 
 
 def _note_keys(
