@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import wraps
@@ -162,15 +162,17 @@ class _Observer:
         clock = Clock.now
         getframe = sys._getframe
 
+        # The client comes first in what was passed: to hand it all on as it came is cheaper.
         @wraps(original)
-        def execute(client: Any, *args: Any, **options: Any) -> Any:
+        def execute(*passed: Any, **options: Any) -> Any:
             __tracebackhide__ = True
             span = nearest()
             if span is None or span.closed:
                 span = innermost()
             if span is None or under_way.get() is not None:
-                return original(client, *args, **options)
-            asked = begin(span, client, args, getframe(1))
+                return original(*passed, **options)
+            args = passed[1:]
+            asked = begin(span, passed[0], args, getframe(1))
             tally = asked[0]
             is_blocking = asyncio._get_running_loop() is not None
             if is_blocking:
@@ -178,7 +180,7 @@ class _Observer:
             token = under_way.set(tally)
             started = clock()
             try:
-                reply = original(client, *args, **options)
+                reply = original(*passed, **options)
             except BaseException as error:
                 _note_error(tally, error, args, is_blocking=is_blocking)
                 raise
@@ -269,7 +271,7 @@ class _Observer:
 
     # -- what is known before the command is sent --------------------------------------------
 
-    def _begin(  # noqa: C901 - a function of its own for any of it would cost a call
+    def _begin(  # noqa: C901, PLR0912 - a function of its own for any of it would cost a call
         self, span: OpenSpan, _client: object, args: Sequence[Any], inner: FrameType
     ) -> _Asked:
         """Count a command; return what its reply is understood with."""
@@ -284,19 +286,18 @@ class _Observer:
             known, args, keys, pattern, sent = self._read(args)
             if len(keys) == 1:
                 key = keys[0]
+        # The code is held by the ledger, so no other has its identity.
         is_user = self._is_user
         frame: FrameType | None = inner
-        while frame is not None and not is_user[frame.f_code.co_filename]:
+        while frame is not None:
+            code = frame.f_code
+            if is_user[code.co_filename]:
+                place = (known.name, pattern, id(code), frame.f_lasti)
+                break
             frame = frame.f_back
-        if frame is None:
-            frame = waiting_user_frame(is_user)
+        else:
+            place = (known.name, pattern, *_waiting_place(is_user))
         ledger = span.ledgers.get("cache") or _ledger(span)
-        # The code is held by the ledger, so no other has its identity.
-        place = (
-            (known.name, pattern, 0, 0)
-            if frame is None
-            else (known.name, pattern, id(frame.f_code), frame.f_lasti)
-        )
         tally: CacheTally | None = ledger.by_place.get(place)
         if tally is None:
             tally = self._first_sight(ledger, known, args, pattern, inner)
@@ -446,6 +447,12 @@ def _leave(under_way: ContextVar[CacheTally | None], token: Token[CacheTally | N
         under_way.reset(token)
     except ValueError:
         pass
+
+
+def _waiting_place(is_user: Mapping[str, bool]) -> tuple[int, int]:
+    """Return where the user's code waits for the current greenlet, as code and instruction."""
+    frame = waiting_user_frame(is_user)
+    return (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
 
 
 def _ledger(span: OpenSpan) -> CacheLedger:
