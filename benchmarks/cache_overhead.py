@@ -1,9 +1,9 @@
 """What recording costs for each command of a cache, against the bare client.
 
-Every variant runs in processes of its own, told by this one to run a block of commands, the
-variants in a new random order each round; each block is divided by what the bare client took in
-the same round. Workers are replaced every few rounds: two processes of the same program differ by
-a few percent.
+One process runs all variants, told by this one to run a block of commands, the variants in a new
+random order each round; each block is divided by what the bare client took in the same round. Two
+processes of the same program differ by a few percent, which is why no ratio is taken across them,
+and why the process is replaced every few rounds.
 
 Two times are compared. CPU time is what the client's process worked; it is all there is to
 fakeredis. A real server makes the client wait: elapsed time is what the code that asks feels.
@@ -17,7 +17,6 @@ import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -69,16 +68,13 @@ def measure(rounds: int) -> Times:
     cpu = last_cpu()
     done = 0
     while done < rounds:
-        with ExitStack() as stack:
-            workers = {
-                name: stack.enter_context(Worker(sys.executable, "cache_worker.py", name, cpu))
-                for name in order
-            }
+        with Worker(sys.executable, "cache_worker.py", "any", cpu) as worker:
             for _ in range(min(ROUNDS_PER_PROCESS, rounds - done)):
                 for case in CASES:
                     random.shuffle(order)
                     for name in order:
-                        for clock, seconds in zip(CLOCKS, workers[name].run(case), strict=True):
+                        answer = worker.run(f"{name} {case}")
+                        for clock, seconds in zip(CLOCKS, answer, strict=True):
                             times[clock][name][case].append(seconds)
                 done += 1
         print(f"\r{done} of {rounds} rounds", end="", file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
-"""One process of ``cache_overhead.py``: runs commands under one variant and answers the times.
+"""One process of ``cache_overhead.py``: runs commands under any variant and answers the times.
 
-It reads one job a line from its standard input, a name of ``JOBS``, and writes one line of JSON
-for each: CPU seconds and elapsed seconds of one GET, or of one pipeline.
+It reads one job a line from its standard input, a name of ``VARIANTS`` and one of ``JOBS``, and
+writes one line of JSON for each: CPU seconds and elapsed seconds of one GET, or of one pipeline.
+Where nothing is recorded, the methods of the clients are the original ones again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ import fakeredis
 import redis
 import redis.asyncio
 
+from pytest_perfguard import Recorder
+
 URL = os.environ["PERFGUARD_TEST_REDIS_URL"]
 PREFIX = f"perfguard-benchmark-{os.getpid()}"
 DEPTH = 10
 GETS = 200
-WARM_UP = 20
+# All keys have been seen by then, and the interpreter has specialised itself.
+WARM_UP = 100
 PIPELINES = 40
 PIPELINED = 20
 KEYS = [f"{PREFIX}:{n}" for n in range(50)]
@@ -32,46 +36,35 @@ VALUE = b"x" * 100
 
 # Opens a recording and yields a function that tells how many commands it has seen; None where
 # nothing is recorded.
-Recording = Callable[[], AbstractContextManager[Callable[[], float] | None]]
+Variant = Callable[[Recorder], AbstractContextManager[Callable[[], float] | None]]
 # CPU seconds and elapsed seconds.
 Times = tuple[float, float]
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
+def _bare(recorder: Recorder) -> Iterator[None]:
+    recorder.stop()
     yield None
 
 
-def _bare() -> Recording:
-    return _nothing
-
-
-def _perfguard() -> Recording:
-    from pytest_perfguard import Recorder  # noqa: PLC0415 - only where it is measured
-
-    recorder = Recorder()
+@contextmanager
+def _idle(recorder: Recorder) -> Iterator[None]:
     recorder.start()
-
-    @contextmanager
-    def recording() -> Iterator[Callable[[], float]]:
-        with recorder.measure("block") as measured:
-            yield lambda: measured["cache_commands"]
-
-    return recording
+    yield None
 
 
-def _perfguard_idle() -> Recording:
-    from pytest_perfguard import Recorder  # noqa: PLC0415
+@contextmanager
+def _recording(recorder: Recorder) -> Iterator[Callable[[], float]]:
+    recorder.start()
+    with recorder.measure("block") as measured:
+        yield lambda: measured["cache_commands"]
 
-    Recorder().start()
-    return _nothing
 
-
-VARIANTS: dict[str, Callable[[], Recording]] = {
+VARIANTS: dict[str, Variant] = {
     "bare": _bare,
     "bare-again": _bare,
-    "perfguard": _perfguard,
-    "perfguard-idle": _perfguard_idle,
+    "perfguard": _recording,
+    "perfguard-idle": _idle,
 }
 
 
@@ -97,8 +90,10 @@ async def _deep_async(depth: int, call: Callable[[int], Awaitable[Times]], numbe
 class Program:
     """Reads a cache through clients that stay open, as a service does."""
 
-    def __init__(self, record: Recording) -> None:
-        self._record = record
+    def __init__(self) -> None:
+        self._recorder = Recorder()
+        # Under which the next job is run.
+        self.variant: Variant = _bare
         self._runner = asyncio.Runner()
         self._fake = fakeredis.FakeRedis()
         self._fake_async = fakeredis.FakeAsyncRedis()
@@ -172,14 +167,14 @@ class Program:
 
     def _block(self, call: Callable[[int], Times], number: int, commands: int = 1) -> Times:
         """Return what one call takes, once the line has been seen."""
-        with self._record() as seen:
+        with self.variant(self._recorder) as seen:
             _deep(DEPTH, call, WARM_UP)
             cpu, elapsed = _deep(DEPTH, call, number)
             _check(seen, (WARM_UP + number) * commands)
         return cpu / number, elapsed / number
 
     def _block_async(self, call: Callable[[int], Awaitable[Times]], number: int) -> Times:
-        with self._record() as seen:
+        with self.variant(self._recorder) as seen:
             self._runner.run(_deep_async(DEPTH, call, WARM_UP))
             cpu, elapsed = self._runner.run(_deep_async(DEPTH, call, number))
             _check(seen, WARM_UP + number)
@@ -203,13 +198,16 @@ JOBS: dict[str, Callable[[Program], Times]] = {
 
 def main() -> None:
     """Answer jobs until there are no more."""
-    program = Program(VARIANTS[sys.argv[1]]())
-    for job in JOBS.values():
-        job(program)
+    program = Program()
+    for program.variant in VARIANTS.values():
+        for job in JOBS.values():
+            job(program)
     gc.disable()
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
-        times = JOBS[line.strip()](program)
+        variant, job_name = line.split()
+        program.variant = VARIANTS[variant]
+        times = JOBS[job_name](program)
         gc.collect()
         print(json.dumps(times), flush=True)
     program.close()

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from functools import wraps
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.callsite import waiting_user_frame
 from pytest_perfguard.key_patterns import as_text, held_object, key_pattern
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from pytest_perfguard.probes.cache_counters import Counter
 
 
-class _Key(NamedTuple):
+@dataclass(slots=True, eq=False)
+class _Key:
     """What is known of a key at first sight, and kept by its hash.
 
     Attributes:
@@ -139,6 +141,7 @@ class _Observer:
         self._is_user = spans.sites.is_user
         self._keys: dict[int, _Key] = {}
         self._library = _library()
+        self._shows_parameters = spans.settings.show_parameters
 
     # -- wrappers --------------------------------------------------------------------------
 
@@ -150,21 +153,31 @@ class _Observer:
         """Wrap a method that sends many commands and returns all replies."""
         return self._wrap(original, self._begin_batch, self._replies, is_async=is_async)
 
-    def _wrap(  # noqa: C901 - a sync and an async twin
+    def _wrap(
         self, original: Callable[..., Any], begin: _Begin, answer: _Answer, *, is_async: bool
     ) -> Callable[..., Any]:
-        innermost = self._spans.innermost
+        make = self._async_wrapper if is_async else self._sync_wrapper
+        return make(original, begin, answer)
+
+    def _sync_wrapper(
+        self, original: Callable[..., Any], begin: _Begin, answer: _Answer
+    ) -> Callable[..., Any]:
+        nearest, innermost = self._spans.nearest, self._spans.innermost
         under_way = self._under_way
         clock = Clock.now
         getframe = sys._getframe
 
+        # The client comes first in what was passed: to hand it all on as it came is cheaper.
         @wraps(original)
-        def execute(client: Any, *args: Any, **options: Any) -> Any:
+        def execute(*passed: Any, **options: Any) -> Any:
             __tracebackhide__ = True
-            span = innermost()
+            span = nearest()
+            if span is None or span.closed:
+                span = innermost()
             if span is None or under_way.get() is not None:
-                return original(client, *args, **options)
-            asked = begin(span, client, args, getframe(1))
+                return original(*passed, **options)
+            args = passed[1:]
+            asked = begin(span, passed[0], args, getframe(1))
             tally = asked[0]
             is_blocking = asyncio._get_running_loop() is not None
             if is_blocking:
@@ -172,23 +185,35 @@ class _Observer:
             token = under_way.set(tally)
             started = clock()
             try:
-                reply = original(client, *args, **options)
+                reply = original(*passed, **options)
             except BaseException as error:
                 _note_error(tally, error, args, is_blocking=is_blocking)
                 raise
             finally:
                 took = clock() - started
-                _leave(under_way, token)
+                under_way.reset(token)
                 span.advance(tally, started, took)
             if answer(span, asked, reply) and span.on_miss is not None:
                 span.on_miss.wait()
             return reply
 
+        return execute
+
+    def _async_wrapper(
+        self, original: Callable[..., Any], begin: _Begin, answer: _Answer
+    ) -> Callable[..., Any]:
+        nearest, innermost = self._spans.nearest, self._spans.innermost
+        under_way = self._under_way
+        clock = Clock.now
+        getframe = sys._getframe
+
         @wraps(original)
-        def execute_async(client: Any, *args: Any, **options: Any) -> Any:
+        def execute(client: Any, *args: Any, **options: Any) -> Any:
             # A plain function: where the coroutine is awaited, by a task of its own perhaps, the
             # line that asked for it is not on the stack any more.
-            span = innermost()
+            span = nearest()
+            if span is None or span.closed:
+                span = innermost()
             if span is None or under_way.get() is not None:
                 return original(client, *args, **options)
             return run(span, begin(span, client, args, getframe(1)), client, args, options)
@@ -211,7 +236,7 @@ class _Observer:
                 await span.on_miss.wait_async()
             return reply
 
-        return execute_async if is_async else execute
+        return execute
 
     def wrap_send(self, original: Callable[..., Any], _is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
         """Wrap the method that everything passes that is sent; each call is a round trip."""
@@ -251,37 +276,51 @@ class _Observer:
 
     # -- what is known before the command is sent --------------------------------------------
 
-    def _begin(
+    def _begin(  # noqa: C901, PLR0912 - a function of its own for any of it would cost a call
         self, span: OpenSpan, _client: object, args: Sequence[Any], inner: FrameType
     ) -> _Asked:
         """Count a command; return what its reply is understood with."""
-        known, args, keys, pattern, sent = self._read(args)
+        known = command(args[0])
+        key: _Key | None = None
+        # Nearly every lookup, read without another call. Each one counts here.
+        if len(args) == 2 and known.has_one_key and type(word := args[1]) is str:  # noqa: PLR2004
+            key = self._keys.get(hash(word)) or self._new_key(hash(word), word)
+            keys: Sequence[_Key] = (key,)
+            pattern, sent = key.pattern, known.size + key.size
+        else:
+            known, args, keys, pattern, sent = self._read(args)
+            if len(keys) == 1:
+                key = keys[0]
+        # The code is held by the ledger, so no other has its identity.
         is_user = self._is_user
         frame: FrameType | None = inner
-        while frame is not None and not is_user[frame.f_code.co_filename]:
+        while frame is not None:
+            code = frame.f_code
+            if is_user[code.co_filename]:
+                place = (known.name, pattern, id(code), frame.f_lasti)
+                break
             frame = frame.f_back
-        if frame is None:
-            frame = waiting_user_frame(is_user)
-        ledger = _ledger(span)
-        # The code is held by the ledger, so no other has its identity.
-        place = (
-            (known.name, pattern, 0, 0)
-            if frame is None
-            else (known.name, pattern, id(frame.f_code), frame.f_lasti)
-        )
-        tally = ledger.by_place.get(place)
+        else:
+            place = (known.name, pattern, *_waiting_place(is_user))
+        ledger = span.ledgers.get("cache") or _ledger(span)
+        tally: CacheTally | None = ledger.by_place.get(place)
         if tally is None:
             tally = self._first_sight(ledger, known, args, pattern, inner)
             ledger.by_place[place] = tally
         tally.count += 1
         tally.bytes_out += sent
-        for key in keys:
+        if key is None:
+            _note_objects(tally, keys)
+        else:
             if key.held is not None:
-                _note_object(tally, key.held)
-        # The tally of what is kept no longer one by one has no advice, whatever is added to it.
-        if tally.advice is not None and len(keys) == 1:
-            tally.remember(_hash(args[1:3]) if known.by_field else keys[0].identity)
-        if self._spans.settings.show_parameters and len(tally.samples) < _MAX_SAMPLES:
+                _note_objects(tally, keys)
+            # The tally of what is kept no longer one by one has no advice, whatever is added to it.
+            if tally.advice is not None:
+                tally.repeats += 1
+                identity = _hash(args[1:3]) if known.by_field else key.identity
+                if identity not in tally.keys:
+                    tally.remember(identity)
+        if self._shows_parameters and len(tally.samples) < _MAX_SAMPLES:
             tally.samples.append(shown(args, _MAX_SAMPLE_LENGTH))
         return tally, known, args, keys
 
@@ -322,9 +361,7 @@ class _Observer:
                 tallies[known.name, pattern] = tally
             tally.count += 1
             tally.bytes_out += sent
-            for key in keys:
-                if key.held is not None:
-                    _note_object(tally, key.held)
+            _note_objects(tally, keys)
             batch.append((tally, known, args, keys))
         return ledger.tally("pipeline", "pipeline", site), batch
 
@@ -338,7 +375,6 @@ class _Observer:
             key = self._key(args[1])
             return known, args, (key,), key.pattern, known.size + key.size
         keys = tuple(map(self._key, known.keys(args)))
-        # Taken first: what is read before a call may be another thread's past after it.
         return known, args, keys, _pattern(keys), sum(map(payload, args))
 
     def _site(self, ledger: CacheLedger, inner: FrameType) -> Site | None:
@@ -369,14 +405,24 @@ class _Observer:
     def _reply(self, span: OpenSpan, asked: _Asked, reply: Any) -> bool:
         """Note a reply and return whether something was looked up and not found."""
         tally, known, args, keys = asked
-        if isinstance(reply, Exception):
+        # Taken first: what is read before a call may be another thread's past after it.
+        if type(reply) is bytes:
+            received = len(reply)
+        elif isinstance(reply, Exception):
             # In a pipeline nobody sends the command again, whatever the error.
             _note_error(tally, reply, ())
             return False
-        received = len(reply) if type(reply) is bytes else payload(reply)
+        else:
+            received = payload(reply)
         tally.bytes_in += received
         misses = 0
-        if known.lookup is not None:
+        if known.is_single:
+            if reply is None:
+                tally.misses += 1
+                misses = 1
+            else:
+                tally.hits += 1
+        elif known.lookup is not None:
             try:
                 hits, misses = known.lookup(args, reply)
             except (TypeError, ValueError):  # a client that answers in its own way
@@ -384,13 +430,7 @@ class _Observer:
             tally.hits += hits
             tally.misses += misses
         if known.expires is not None:
-            expires = known.expires(args, reply)
-            for key in () if expires is None else keys:
-                ledger = _ledger(span)
-                if expires:
-                    ledger.expires(key.identity)
-                else:
-                    ledger.lasts(tally, key.identity)
+            _note_expiry(span, tally, keys, expires=known.expires(args, reply))
         if span.trace is not None:
             _note_keys(span.trace, tally, known, known.keys(args), found=not misses)
         return misses > 0
@@ -414,6 +454,12 @@ def _leave(under_way: ContextVar[CacheTally | None], token: Token[CacheTally | N
         pass
 
 
+def _waiting_place(is_user: Mapping[str, bool]) -> tuple[int, int]:
+    """Return where the user's code waits for the current greenlet, as code and instruction."""
+    frame = waiting_user_frame(is_user)
+    return (0, 0) if frame is None else (id(frame.f_code), frame.f_lasti)
+
+
 def _ledger(span: OpenSpan) -> CacheLedger:
     ledger: CacheLedger | None = span.ledgers.get("cache")
     if ledger is None:
@@ -421,6 +467,19 @@ def _ledger(span: OpenSpan) -> CacheLedger:
         ledger = span.ledgers.setdefault("cache", CacheLedger())
     assert ledger is not None
     return ledger
+
+
+def _note_expiry(
+    span: OpenSpan, tally: CacheTally, keys: Sequence[_Key], *, expires: bool | None
+) -> None:
+    if expires is None:
+        return
+    ledger = _ledger(span)
+    for key in keys:
+        if expires:
+            ledger.expires(key.identity)
+        else:
+            ledger.lasts(tally, key.identity)
 
 
 def _note_keys(
@@ -452,9 +511,11 @@ def _pattern(keys: Sequence[_Key]) -> str:
     return ", ".join(patterns)
 
 
-def _note_object(tally: CacheTally, held: str) -> None:
-    tally.unstable += 1
-    tally.facts["object"] = held
+def _note_objects(tally: CacheTally, keys: Sequence[_Key]) -> None:
+    for key in keys:
+        if key.held is not None:
+            tally.unstable += 1
+            tally.facts["object"] = key.held
 
 
 def _operation(known: Command, pattern: str) -> str:

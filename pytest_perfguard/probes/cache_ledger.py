@@ -74,8 +74,7 @@ class CacheTally:
         self.moment: list[Any] = ["", 0, 0.0, 0.0]
 
     def remember(self, key: int) -> None:
-        """Note that a command of one key could have been part of a larger one."""
-        self.repeats += 1
+        """Note a key of a command that could have been part of a larger one."""
         if len(self.keys) < _MAX_KEYS:
             self.keys[key] = None
 

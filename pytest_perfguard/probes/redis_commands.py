@@ -175,6 +175,7 @@ class Command:
         words: what its name is sent as, where that is several words.
         size: bytes of its name.
         has_one_key: its second word is its only key.
+        is_single: it looks one value up, and nothing but a null reply is a miss.
         keys: returns the keys among its words.
         expires: returns whether its keys go away by themselves now, or are gone, and None where
             they are as before; None for commands that always leave that as it was.
@@ -188,6 +189,7 @@ class Command:
     words: tuple[str, ...]
     size: int
     has_one_key: bool
+    is_single: bool
     keys: Callable[[Args], Args]
     expires: Callable[[Args, Any], bool | None] | None
 
@@ -241,7 +243,8 @@ def command(name: str | bytes) -> Command:
         by_field=text in _BY_FIELD,
         words=words if len(words) > 1 else (),
         size=payload(name),
-        has_one_key=keys is _second_word,
+        has_one_key=keys is _second_word and len(words) == 1,
+        is_single=_LOOKUPS.get(text) is _first_value,
         keys=keys,
         expires=_EXPIRY.get(text),
     )

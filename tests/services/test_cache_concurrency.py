@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from threading import Barrier, Thread
 from typing import Any, ClassVar
 
@@ -52,6 +53,20 @@ def test_a_command_belongs_to_the_innermost_block(recorder: Recorder, cache: Cac
     assert cache_counts(inner) == {"misses": 2, "commands": 2, "roundtrips": 2}
     assert cache_counts(outer) == {"misses": 4, "commands": 4, "roundtrips": 4}
     assert own_counts(done(outer)) == {"misses": 2, "roundtrips": 2}
+
+
+def test_what_outlives_its_block_counts_in_the_one_that_is_open(
+    recorder: Recorder, cache: Cache
+) -> None:
+    steps = calls(("get", cache.key("a")))
+    with recorder.measure("first") as first:
+        context = copy_context()
+        context.run(cache.call, steps)
+    with recorder.measure("second") as second:
+        context.run(cache.call, steps)
+    context.run(cache.call, steps)
+    expected = {"misses": 1, "commands": 1, "roundtrips": 1}
+    assert cache_counts(first) == cache_counts(second) == expected
 
 
 def test_the_time_line_shows_a_pipeline_as_one(recorder: Recorder, plain_cache: Cache) -> None:
