@@ -117,7 +117,7 @@ class TimeGate:
             if not wish and option(self._config, "add_times") and (fresh or not red):
                 add(self._store, here, timings)
                 if not fresh:
-                    self.lines.append(f"times added to {self._store}")
+                    self.lines.append(f"times added to {option(self._config, 'times')}")
         except StoreError as error:
             self.problems.append(str(error))
         if measured.not_pinned:

@@ -76,6 +76,12 @@ _WRITTEN: dict[str, tuple[list[str], str, object]] = {
     "update": (["--perfguard-update"], "", "all"),
     "new": (["--perfguard-new=fail"], "fail", "fail"),
     "ratchet": (["--perfguard-ratchet"], "true", True),
+    "times": (["--perfguard-times=times"], "times", "times"),
+    "add_times": (["--perfguard-add-times"], "true", True),
+    "time": (["--perfguard-time=off"], "off", "off"),
+    "times_needed": (["--perfguard-times-needed=5"], "5", 5),
+    "undecided": (["--perfguard-undecided=fail"], "fail", "fail"),
+    "processes": (["--perfguard-processes=3"], "", 3),
     "key_words": (["--perfguard-key-words=profile"], "profile", ["profile"]),
 }
 
