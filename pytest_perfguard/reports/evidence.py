@@ -122,6 +122,8 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
         ):
             of_probe = [tally for tally in tallies if tally.probe == probe]
             for title, tally, advice in explain(of_probe)[:_MAX_CAUSES]:
+                if title in lines:  # one response may be the largest in two ways
+                    continue
                 lines += [title, *_site(tally), *_statement(tally, width)]
                 lines += [f"    fix: {advice}"] if advice else []
     lines += [

@@ -241,15 +241,6 @@ def test_trap_is_an_error_where_it_shows(
     assert re.search(f"^E +{seen.error}", section, re.MULTILINE), section
 
 
-def test_the_mean_hides_what_the_95th_percentile_shows(tmp_path: Path) -> None:
-    """The guide's own assertion, on the mean, holds while one request in sixteen waits."""
-    test = TRAPS["mean_hides_outlier"].test
-    _, run = run_suite(tmp_path, "mean_hides_outlier", test)
-    (record,) = run.records
-    assert record.metrics["http_mean"] < 0.2 < record.metrics["http_p95"]
-    assert [verdict.metric for verdict in record.verdicts if verdict.breached] == ["http_p95"]
-
-
 def section_of_failure(tmp_path: Path, trap: str, test: str, options: tuple[str, ...]) -> str:
     """Run a test with a trap, and return what is said of its failure."""
     text, run = run_suite(tmp_path, trap, test, *options)
