@@ -161,7 +161,9 @@ def _faster(known: Mapping[str, float], wanted: set[str]) -> str:
             "most rounds are far from that: look for what only some of them do, such as a lock, "
             "a full pool, or work that others have put off"
         )
-    if known.get("cpu", 0.0) > median / _APART:
+    if "cpu" not in known:
+        return "profile it, and do less for each round, or wait for less"
+    if known["cpu"] > median / _APART:
         return "it computes for most of that time: profile it, and do less for each round"
     return "it waits for most of that time: look for what it waits for, and for how often"
 
