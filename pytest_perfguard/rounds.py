@@ -341,7 +341,7 @@ def _sender(client: Any, method: str, where: str) -> Callable[..., Any]:
 
 def _expected(status: int | Collection[int] | None, where: str) -> Callable[[Any], object]:
     """Return a check of a response's status."""
-    allowed: Collection[Any] | None = (status,) if isinstance(status, int) else status
+    allowed: Any = (status,) if isinstance(status, int) else status
     if allowed is not None and not (
         isinstance(allowed, Collection) and allowed and all(map(_is_status, allowed))
     ):
