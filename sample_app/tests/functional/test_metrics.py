@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import httpx2
 import pytest
 from fastapi import BackgroundTasks, FastAPI
 from fastapi.testclient import TestClient
@@ -117,6 +118,25 @@ def test_background_tasks_are_no_part_of_the_duration(monkeypatch: pytest.Monkey
     labels = {"method": "GET", "endpoint": "/", "status": "200"}
     assert now == [111]
     assert metrics.registry.get_sample_value(f"{DURATION}_sum", labels) == 1
+
+
+def test_a_request_is_served_in_the_task_that_it_came_in(app: FastAPI) -> None:
+    """No middleware starts one of its own, as each ``BaseHTTPMiddleware`` does."""
+    tasks: list[asyncio.Task[object] | None] = []
+
+    async def note() -> None:
+        tasks.append(asyncio.current_task())
+
+    async def request() -> None:
+        await note()
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            await client.get("/note")
+
+    app.add_api_route("/note", note)
+    asyncio.run(request())
+    assert len(tasks) == 2
+    assert tasks[0] is tasks[1]
 
 
 def test_what_is_no_request_passes_through() -> None:
