@@ -5,6 +5,10 @@ A/B: with each trap switched on, as often, the test that is to catch it: every r
 does not fail by the metric it is about is a miss. With ``--busy``, a process for each core keeps
 the machine busy meanwhile.
 
+The whole of it takes hours. With ``--log`` each run is noted in a file, and the same command goes
+on where an earlier one has stopped, be it after the time of ``--minutes`` or because it was ended.
+What the sources are is noted too: runs of other sources do not count.
+
 Both use the servers that the tests would use; a test that catches a trap always uses SQLite and
 fakeredis, which is what its trap was written for.
 """
@@ -12,15 +16,19 @@ fakeredis, which is what its trap was written for.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pytest_perfguard import read_run
 
@@ -33,7 +41,7 @@ BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100_00
 
 sys.path.insert(0, str(ROOT))
 from sample_app.core.traps import KNOWN  # noqa: E402 - found on the path only now
-from tests.sample.test_traps import TRAPS  # noqa: E402
+from tests.sample.test_traps import ERRORS, TRAPS  # noqa: E402
 
 
 @dataclass
@@ -44,6 +52,51 @@ class Tally:
     green: int = 0
     seconds: float = 0
     reasons: set[str] = field(default_factory=set)
+
+    @property
+    def runs(self) -> int:
+        """How many there were."""
+        return self.red + self.green
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Count a run."""
+        self.seconds += result["seconds"]
+        if result["red"]:
+            self.red += 1
+            self.reasons.update(result["reasons"])
+        else:
+            self.green += 1
+
+
+class Log:
+    """The runs that have been made, in a file if there is one: a line of JSON for each."""
+
+    def __init__(self, file: Path | None, *, kept_busy: bool) -> None:
+        self._file = file
+        self._about = {"sources": sources(), "busy": kept_busy}
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the runs of these sources on a machine that was as busy."""
+        lines = self._file.read_text("utf-8") if self._file and self._file.exists() else ""
+        for line in lines.splitlines():
+            result = json.loads(line)
+            if self._about.items() <= result.items():
+                yield result
+
+    def write(self, result: Mapping[str, Any]) -> None:
+        """Note a run."""
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**self._about, **result}) + "\n")
+
+
+def sources() -> str:
+    """Return what tells these sources from others."""
+    digest = hashlib.sha256()
+    for folder in ("pytest_perfguard", "sample_app"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager
@@ -69,7 +122,7 @@ def run(trap: str) -> tuple[bool, list[str]]:
     Returns:
         Whether it was red, in the way that the trap is to be seen, and why.
     """
-    seen = TRAPS.get(trap)
+    seen = TRAPS.get(trap) or ERRORS.get(trap)
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -99,25 +152,30 @@ def run(trap: str) -> tuple[bool, list[str]]:
     if done.returncode and not trap:
         print(text, flush=True)
     is_red = done.returncode == 1
-    if seen:
-        is_red = bool(failed) and seen.breach.partition(" ")[0] in breached
+    if trap in TRAPS:
+        is_red = bool(failed) and TRAPS[trap].breach.partition(" ")[0] in breached
     return is_red, sorted(breached) or ["an error"]
 
 
-def repeat(names: Sequence[str], runs: int) -> dict[str, Tally]:
-    """Run every kind so often, in turns, and say how each run ended."""
+def repeat(names: Sequence[str], runs: int, log: Log, deadline: float) -> dict[str, Tally]:
+    """Run every kind until there are so many of it, in turns, and say how each run ended."""
     tallies = {name: Tally() for name in names}
+    for result in log.read():
+        tally = tallies.get(result["name"])
+        if tally is not None and tally.runs < runs:
+            tally.add(result)
     for number in range(1, runs + 1):
         for name, tally in tallies.items():
+            if tally.runs >= number:
+                continue
+            if time.monotonic() > deadline:
+                return tallies
             started = time.perf_counter()
             is_red, reasons = run("" if name == UNCHANGED else name)
             seconds = time.perf_counter() - started
-            tally.seconds += seconds
-            if is_red:
-                tally.red += 1
-                tally.reasons.update(reasons)
-            else:
-                tally.green += 1
+            result = {"name": name, "red": is_red, "reasons": reasons, "seconds": seconds}
+            tally.add(result)
+            log.write(result)
             colour = "red" if is_red else "green"
             print(f"{name}, run {number} of {runs}: {colour}, {seconds:.1f} s", flush=True)
     return tallies
@@ -127,7 +185,7 @@ def table(tallies: dict[str, Tally]) -> str:
     """Return the counts as text."""
     lines = [f"{'':<20} {'red':>4} {'green':>6} {'seconds a run':>14}  red by"]
     for name, tally in tallies.items():
-        seconds = tally.seconds / (tally.red + tally.green)
+        seconds = tally.seconds / tally.runs if tally.runs else 0
         lines.append(
             f"{name:<20} {tally.red:>4} {tally.green:>6} {seconds:>14.1f}  "
             f"{', '.join(sorted(tally.reasons))}".rstrip()
@@ -137,19 +195,28 @@ def table(tallies: dict[str, Tally]) -> str:
 
 def verdict(tallies: dict[str, Tally], runs: int) -> tuple[bool, Iterable[str]]:
     """Return whether all is as it should be, and the goals in words."""
-    alarms = tallies[UNCHANGED].red
-    missed = sum(tally.green for name, tally in tallies.items() if name != UNCHANGED)
-    unseen = 1 - 0.05 ** (1 / runs)
-    lines = [f"{alarms} false alarms in {runs} runs, goal 0: {'NO' if alarms else 'yes'}"]
-    if len(tallies) > 1:
-        number = runs * (len(tallies) - 1)
+    unchanged = tallies[UNCHANGED]
+    alarms = unchanged.red
+    trapped = [tally for name, tally in tallies.items() if name != UNCHANGED]
+    missed = sum(tally.green for tally in trapped)
+    lines = [f"{alarms} false alarms in {unchanged.runs} runs, goal 0: {'NO' if alarms else 'yes'}"]
+    if trapped:
+        number = sum(tally.runs for tally in trapped)
         lines.append(f"{missed} misses in {number} runs, goal 0: {'NO' if missed else 'yes'}")
-    lines.append(f"(what {runs} runs do not show may still happen in {unseen:.1%} of all, at 95 %)")
-    return not alarms and not missed, lines
+    if unchanged.runs:
+        unseen = 1 - 0.05 ** (1 / unchanged.runs)
+        lines.append(
+            f"(what {unchanged.runs} runs do not show may still happen in {unseen:.1%} of all, "
+            "at 95 %)"
+        )
+    left = sum(runs - tally.runs for tally in tallies.values())
+    if left:
+        lines.append(f"not finished: {left} runs are left; the same command goes on with them")
+    return not (alarms or missed or left), lines
 
 
 def main() -> int:
-    """Run everything; the exit status is 1 if there was a false alarm or a miss."""
+    """Run everything; the exit status is 1 for a false alarm, a miss, or runs that are left."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--runs", type=int, default=30, help="runs of each kind (30)")
     parser.add_argument("--busy", action="store_true", help="keep every core busy meanwhile")
@@ -157,16 +224,22 @@ def main() -> int:
         "--traps", nargs="*", choices=KNOWN, default=list(KNOWN), metavar="NAME",
         help="traps to switch on (all of them); none to run the suite as it is only",
     )  # fmt: skip
+    parser.add_argument("--log", type=Path, metavar="FILE", help="note each run here, and go on")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no run after these")
     arguments = parser.parse_args()
     if arguments.runs < 1:
         parser.error("--runs must be at least 1")
+    if arguments.minutes < math.inf and not arguments.log:
+        parser.error("--minutes needs a --log to go on with")
     for trap in arguments.traps:
-        if trap not in TRAPS:
+        if trap not in TRAPS and trap not in ERRORS:
             print(f"no test is said to catch {trap}: the whole suite is run, for any failure")
+    log = Log(arguments.log, kept_busy=arguments.busy)
+    deadline = time.monotonic() + 60 * arguments.minutes
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     with busy(cores or 1 if arguments.busy else 0):
-        tallies = repeat([UNCHANGED], arguments.runs)
-        tallies |= repeat(arguments.traps, arguments.runs)
+        tallies = repeat([UNCHANGED], arguments.runs, log, deadline)
+        tallies |= repeat(arguments.traps, arguments.runs, log, deadline)
     kept = "all cores" if arguments.busy else "no core"
     print(f"\nruns of each: {arguments.runs}; {kept} kept busy\n")
     print(table(tallies), end="\n\n")

@@ -448,8 +448,8 @@ class Guard:
 
     def time_limits(
         self, item: pytest.Item, group: str, name: str, budgets: Iterable[Budget] = ()
-    ) -> dict[str, float]:
-        """Return the limits of a timing's statistics, in seconds: the strictest of each.
+    ) -> dict[str, Budget]:
+        """Return the budgets that are about a timing's statistics: the strictest of each.
 
         Args:
             group: ``http`` or ``time``, as the names of the metrics begin.
@@ -457,12 +457,12 @@ class Guard:
         """
         plan = item.stash.get(PLAN, None)
         known = [*budgets, *(plan.budgets if plan else ()), *self.rules.endpoint(name)]
-        limits: dict[str, float] = {}
-        for budget in known:
+        strictest: dict[str, Budget] = {}
+        for budget in sorted(known, key=lambda budget: budget.limit):
             metric, _, statistic = budget.metric.name.partition("_")
             if metric == group and statistic in STATISTICS:
-                limits[statistic] = min(budget.limit, limits.get(statistic, budget.limit))
-        return limits
+                strictest.setdefault(statistic, budget)
+        return strictest
 
     def _judge_endpoints(self, item: pytest.Item, root: Span) -> list[Verdict]:
         """Judge each endpoint that the suite's rules are about, by its costliest request."""

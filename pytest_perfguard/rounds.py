@@ -26,6 +26,7 @@ from pytest_perfguard.units import shown
 from pytest_perfguard.work import CallCount, count_calls
 
 _MAX_BODY = 200
+_WARMUP = 10
 # Arguments of a request that may differ from round to round.
 _PER_ROUND = ("json", "data", "params", "content", "headers")
 
@@ -141,14 +142,14 @@ def timed(
     def limits_of(name: str) -> dict[str, float]:
         __tracebackhide__ = True
         limits = job.guard.time_limits(job.item, group, name, budgets)
-        for statistic in limits:
+        for statistic, budget in limits.items():
             fewest = stats.lookup(statistic).fewest
             if rounds < fewest:
                 raise TimingError(
                     f"{job.where}: {group}_{statistic} needs at least {fewest} rounds, not "
-                    f"{rounds}: write rounds={fewest}"
+                    f"{rounds}: write rounds={fewest}; its limit is that of {budget.where}"
                 )
-        return limits
+        return {statistic: budget.limit for statistic, budget in limits.items()}
 
     first = _FirstCall(job, call, begin, limits_of)
     plan = Plan(rounds, warmup, max_time, concurrency, first.limits)
@@ -285,9 +286,9 @@ class Http:
         url: str | Callable[[], str],
         *,
         rounds: int | None = None,
-        warmup: int = 10,
+        warmup: int | None = None,
         max_time: float | str | None = None,
-        concurrency: int = 1,
+        concurrency: int | None = None,
         status: int | Collection[int] | None = None,
         **arguments: Any,
     ) -> Any:
@@ -299,9 +300,10 @@ class Http:
                 functions given for ``json``, ``data``, ``params``, ``content`` and ``headers``.
             rounds: how often it is timed, after a first, cold request that is counted, and the
                 warm-up; None to send it once.
-            warmup: requests before the rounds, which are thrown away.
+            warmup: requests before the rounds, which are thrown away; 10 if it is not given.
             max_time: no round is started after that time, as in ``"5s"``.
-            concurrency: how many requests of an asynchronous client are under way at once.
+            concurrency: how many requests of an asynchronous client are under way at once; one
+                after the other if it is not given.
             status: the status expected of every response, or several; any of 200 to 299 where
                 requests are timed.
             arguments: handed on to the client.
@@ -334,6 +336,12 @@ class Http:
 
         expected = _expected(status, job.where)
         if rounds is None:
+            given = {"warmup": warmup, "max_time": max_time, "concurrency": concurrency}
+            if idle := [f"{name}={shown(value)}" for name, value in given.items() if value]:
+                raise TimingError(
+                    f"{job.where}: nothing is timed, so {', '.join(idle)} does nothing: write "
+                    "rounds=100"
+                )
             steps = _once(job, call, begin, expected if status is not None else None)
         else:
             steps = timed(
@@ -342,9 +350,9 @@ class Http:
                 begin,
                 group="http",
                 rounds=rounds,
-                warmup=warmup,
+                warmup=_WARMUP if warmup is None else warmup,
                 max_time=max_time,
-                concurrency=concurrency,
+                concurrency=1 if concurrency is None else concurrency,
                 check=expected,
                 client=self._client,
             )
@@ -423,7 +431,14 @@ def _sender(client: Any, method: str, where: str) -> Callable[..., Any]:
 
 def _expected(status: int | Collection[int] | None, where: str) -> Callable[[Any], object]:
     """Return a check of a response's status."""
-    allowed = (status,) if isinstance(status, int) else status
+    allowed: Any = (status,) if isinstance(status, int) else status
+    if allowed is not None and not (
+        isinstance(allowed, Collection) and allowed and all(map(_is_status, allowed))
+    ):
+        raise TimingError(
+            f"{where}: status={shown(status)} is no status of HTTP: write status=201, or several, "
+            "as in status=[200, 404]"
+        )
     told = "any of 200 to 299" if allowed is None else " or ".join(map(str, allowed))
 
     def check(response: Any) -> None:
@@ -435,6 +450,10 @@ def _expected(status: int | Collection[int] | None, where: str) -> Callable[[Any
             raise TimingError(f"status {found}, expected {told}: {_start(response)}")
 
     return check
+
+
+def _is_status(value: object) -> bool:
+    return isinstance(value, int) and 100 <= value <= 599  # noqa: PLR2004 - HTTP's own
 
 
 def _start(response: Any) -> str:

@@ -203,20 +203,27 @@ class Suite:
         return notices + (self._idle_rules(run) if whole else [])
 
     def _idle_rules(self, run: Run) -> list[str]:
-        judged: dict[str, set[Status]] = {}
+        judged: dict[str, dict[str, set[Status]]] = {}
         for record in run.records:
             for verdict in record.verdicts:
-                judged.setdefault(verdict.where, set()).add(verdict.status)
+                statuses = judged.setdefault(verdict.where, {}).setdefault(verdict.metric, set())
+                statuses.add(verdict.status)
         notices = []
         for line, tests in self._rules.items():
             if not tests:
                 what = "request" if is_endpoint(line) else "test"
                 notices.append(f"warning: perfguard_budgets, {line!r}: matches no {what}")
-            elif judged.get(f"perfguard_budgets, {line!r}") == {Status.UNPROVEN}:
+                continue
+            metrics = judged.get(f"perfguard_budgets, {line!r}", {})
+            idle = [name for name, found in metrics.items() if found == {Status.UNPROVEN}]
+            if idle:
+                # One limit that is kept says nothing of the others.
+                part = len(idle) < len(metrics)
                 notices.append(
-                    f"warning: perfguard_budgets, {line!r}: proves nothing, since nothing was "
-                    f"observed in any of the {'requests' if is_endpoint(line) else 'tests'} that "
-                    f"it covers ({tests})"
+                    f"warning: perfguard_budgets, {line!r}: "
+                    f"{f'the limit on {_and(idle)} ' if part else ''}proves nothing, since nothing "
+                    f"was observed {'for it ' if part else ''}in any of the "
+                    f"{'requests' if is_endpoint(line) else 'tests'} that it covers ({tests})"
                 )
         return notices
 
@@ -244,6 +251,10 @@ def late_report(record: Record) -> pytest.TestReport:
         longrepr=failure(record),
         when="call",
     )
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 _SELECTING = {

@@ -7,17 +7,22 @@ and only when its name is switched on; :data:`sample_app.core.traps.KNOWN` says 
 from __future__ import annotations
 
 import asyncio
+import math
 import pickle
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from inspect import unwrap
+from itertools import count
 from typing import Any, Self, TypeVar
 
 import redis
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import TypeAdapter
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sample_app.api import resources
 from sample_app.api.deps import (
@@ -30,6 +35,8 @@ from sample_app.api.deps import (
 )
 from sample_app.core.cache import Answer, Cache, CacheDependency, Entry, fake_server, row_name
 from sample_app.core.config import Settings
+from sample_app.core.metrics import Metrics
+from sample_app.core.middleware import MetricsMiddleware, route_template
 from sample_app.core.traps import Traps
 from sample_app.crud.resource import (
     FILTER_FIELDS,
@@ -48,8 +55,10 @@ T = TypeVar("T")
 
 def install(app: FastAPI, traps: Traps) -> None:
     """Put the broken twins in the place of what they imitate."""
-    if traps.enabled("unchecked_page"):
-        app.dependency_overrides[pagination] = unchecked_pagination
+    if traps.enabled("unchecked_page") or traps.enabled("unclamped_page_size"):
+        app.dependency_overrides[pagination] = broken_pagination(traps)
+    if traps.enabled("mean_hides_outlier"):
+        app.add_middleware(Sluggish)
     if traps.enabled("session_in_key"):
         app.router.routes[:0] = keyed_by_session.routes
     if any(map(traps.enabled, ("lazy_owner", "lazy_related", "open_fields", "pickled_rows"))):
@@ -86,9 +95,17 @@ class AnyAttribute(Mapping[str, InstrumentedAttribute[Any]]):
         return len(dir(Resource))
 
 
-async def unchecked_pagination(page: int = 1, page_size: int = 20) -> PaginationParams:
-    """``unchecked_page``: the size is clamped, the number of the page is not checked at all."""
-    return PaginationParams.model_construct(page=page, page_size=min(page_size, MAX_PAGE_SIZE))
+def broken_pagination(traps: Traps) -> Callable[..., Awaitable[PaginationParams]]:
+    """Check one of the two at most: ``unchecked_page``, ``unclamped_page_size``."""
+    least = -math.inf if traps.enabled("unchecked_page") else 1
+    largest = math.inf if traps.enabled("unclamped_page_size") else MAX_PAGE_SIZE
+
+    async def pagination(page: int = 1, page_size: int = 20) -> PaginationParams:
+        return PaginationParams.model_construct(
+            page=max(page, least), page_size=min(page_size, largest)
+        )
+
+    return pagination
 
 
 def cache_class(traps: Traps) -> type[Cache]:
@@ -153,6 +170,68 @@ class ImpatientCache(Cache):
 
     def _lock(self, name: str) -> asyncio.Lock:  # noqa: ARG002 - one for each is none for all
         return asyncio.Lock()
+
+
+def metrics_middleware(traps: Traps) -> Callable[..., ASGIApp]:
+    """Give the middleware that observes requests."""
+    by_path = traps.enabled("raw_path_labels")
+    if traps.enabled("base_http_middleware"):
+        return partial(DispatchingMiddleware, endpoint=raw_path if by_path else route_template)
+    return PathMiddleware if by_path else MetricsMiddleware
+
+
+def raw_path(scope: Scope) -> str:
+    """``raw_path_labels``: as many time series as there are ids, or as anybody makes up."""
+    path: str = scope["path"]
+    return path
+
+
+class PathMiddleware(MetricsMiddleware):
+    """``raw_path_labels``: ``endpoint=request.url.path``."""
+
+    def endpoint(self, scope: Scope) -> str:
+        """Give the path."""
+        return raw_path(scope)
+
+
+class DispatchingMiddleware(BaseHTTPMiddleware):
+    """``base_http_middleware``: as the guide has it.
+
+    Each request is a task more, and what raises in it passes by the line that observes.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, endpoint: Callable[[Scope], str]) -> None:
+        super().__init__(app)
+        self._metrics = metrics
+        self._endpoint = endpoint
+
+    async def dispatch(
+        self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        """Serve a request."""
+        started = time.time()
+        response = await call_next(request)
+        labels = (request.method, self._endpoint(request.scope), response.status_code)
+        self._metrics.request_duration.labels(*labels).observe(time.time() - started)
+        return response
+
+
+class Sluggish:
+    """``mean_hides_outlier``: one request in sixteen waits, as for work that others put off.
+
+    The mean of a hundred is 16 ms more, far from any limit on it. That 6 of them are too slow is
+    what the 95th percentile is about.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._numbers = count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, now or later."""
+        if scope["type"] == "http" and next(self._numbers) % 16 == 0:
+            await asyncio.sleep(0.25)
+        await self._app(scope, receive, send)
 
 
 keyed_by_session = APIRouter()

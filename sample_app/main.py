@@ -8,20 +8,24 @@ from contextlib import aclosing, asynccontextmanager
 from functools import cache
 from typing import Any, Final, cast
 
-from fastapi import FastAPI, Request, status
+from fastapi import FastAPI, Request, Response, status
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse
 
 from sample_app import broken
 from sample_app.api import resources
 from sample_app.core.config import Settings
 from sample_app.core.database import Database
+from sample_app.core.metrics import CONTENT_TYPE, Metrics
 from sample_app.crud.base import UnknownFieldError
 from sample_app.crud.resource import UnknownOwnerError
 
 logger = logging.getLogger(__name__)
 
 _SHOWN: Final = ("type", "loc", "msg")
+# Below this the headers of a compressed response outweigh what it saves.
+_COMPRESSED_FROM: Final = 1_000
 
 
 def create_app(settings: Settings | None = None, database: Database | None = None) -> FastAPI:
@@ -29,20 +33,27 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     settings = settings or Settings()
     own = database is None
     database = database or Database.from_settings(settings)
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # The client belongs to the event loop of the server, which runs by now.
         async with aclosing(broken.cache_class(settings.traps).from_settings(settings)) as cache:
             app.state.cache = cache
-            yield
+            with metrics.watching(database.engine, lambda: cache.counters):
+                yield
         if own:
             database.dispose()
 
     app = FastAPI(title="Sample app", lifespan=lifespan)
     app.state.database = database
+    app.state.metrics = metrics
+    app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM)
+    # Added last, it is the outermost: compressing is part of the time.
+    app.add_middleware(broken.metrics_middleware(settings.traps), metrics=metrics)
     app.include_router(resources.router)
     app.add_api_route("/healthz", healthz, tags=["health"])
+    app.add_api_route("/metrics", show_metrics, include_in_schema=False)
     app.add_exception_handler(RequestValidationError, _invalid_request)
     app.add_exception_handler(UnknownFieldError, _unknown_field)
     app.add_exception_handler(UnknownOwnerError, _unknown_owner)
@@ -55,6 +66,12 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
 async def healthz() -> dict[str, str]:
     """Tell that the process answers; a database that is down is no reason to restart it."""
     return {"status": "ok"}
+
+
+async def show_metrics(request: Request) -> Response:
+    """Show Prometheus what this process has counted."""
+    metrics: Metrics = request.app.state.metrics
+    return Response(metrics.render(), media_type=CONTENT_TYPE)
 
 
 async def _invalid_request(_request: Request, error: Exception) -> JSONResponse:

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from pytest_perfguard.spans import OpenSpan, Spans
 
 # A number, a UUID or another long hexadecimal string, a token of letters and digits, or what holds
-# an address or an escaped character.
+# an address, or a character that is escaped or should be: a terminal would obey it.
 _ID = re.compile(
-    r"[+-]?\d[\d.,:-]*|[0-9a-fA-F-]{16,}|(?=.*\d)(?=.*[A-Za-z])[\w.~-]{8,}|.*[@%=].*", re.DOTALL
+    r"[+-]?\d[\d.,:-]*|[0-9a-fA-F-]{16,}|(?=.*\d)(?=.*[A-Za-z])[\w.~-]{8,}|.*[@%=\x00-\x1f\x7f].*",
+    re.DOTALL,
 )
 _SERVER_ERROR = 500
 

@@ -93,8 +93,11 @@ def name_by_response(span: OpenSpan, response: Any) -> None:
 
 
 def _plain(parameter: re.Pattern[str], template: str) -> str:
-    """Return a template with its parameters as ``{name}``, whatever the framework writes."""
-    return parameter.sub(r"{\1}", template)
+    """Return a template with its parameters as ``{name}``, whatever the framework writes.
+
+    What a terminal would obey, such as a line break, is left out.
+    """
+    return parameter.sub(r"{\1}", "".join(filter(str.isprintable, template)))
 
 
 def _wrap_route(original: Callable[..., Any], spans: Spans) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from pytest_perfguard.findings import place
 from pytest_perfguard.fingerprint import shorten
@@ -19,11 +19,17 @@ from pytest_perfguard.model import (
     Tally,
     Verdict,
 )
+from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import Unit, show
 
 _MAX_CAUSES = 5
 _MAX_MOMENTS = 12
 _OVER = (Status.OVER, Status.REGRESSED)
+# How the names of statistics of rounds begin.
+_TIMED = ("http", "time")
+# Statistics that a few slow rounds decide on, and how many times as slow as the others they are.
+_TAIL = {"p95", "p99", "max", "stddev", "iqr"}
+_APART = 2
 
 
 def failure(record: Record, width: int = 100) -> str:
@@ -137,8 +143,9 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
         lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
     told = {name: fact for part in span.walk() for name, fact in part.facts.items()}
     lines += [told[name] for name in METRICS if name in wanted and name in told]
-    if any(name.startswith(("http_", "time_")) for name in wanted):
-        lines += [line for part in span.walk() for line in _rounds(part)]
+    parts = (name.partition("_") for name in wanted)
+    if times := {name for group, _, name in parts if group in _TIMED and name in STATISTICS}:
+        lines += [line for part in span.walk() for line in _rounds(part, times)]
     tallies = _merged(span)
     explained = {finding.tally.probe for finding in candidates}
     for probe, names, explain in _EXPLANATIONS:
@@ -148,6 +155,8 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
         ):
             of_probe = [tally for tally in tallies if tally.probe == probe]
             for title, tally, advice in explain(of_probe)[:_MAX_CAUSES]:
+                if title in lines:  # one response may be the largest in two ways
+                    continue
                 lines += [title, *_site(tally), *_statement(tally, width)]
                 lines += [f"    fix: {advice}"] if advice else []
     lines += [
@@ -157,8 +166,8 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     return [*lines, f"timeline: {order}"] if order else lines
 
 
-def _rounds(span: Span) -> list[str]:
-    """Return what a timing says besides the value that is over its limit."""
+def _rounds(span: Span, wanted: set[str]) -> list[str]:
+    """Return what a timing says besides the values that are over their limits."""
     timing = span.timing
     if timing is None:
         return []
@@ -168,10 +177,28 @@ def _rounds(span: Span) -> list[str]:
     repeated = timing["repeated"]
     times = f", measured {repeated + 1} times, the smallest of each:" if repeated else ":"
     at_once = f", {timing['concurrency']} at once" if timing["concurrency"] > 1 else ""
+    sites = [_site(tally) for tally in span.tallies if tally.kind == "request"]
     return [
         f"{span.name}: {timing['rounds']:,} rounds{at_once}{times} {values}",
+        *(sites[0] if sites else ()),
         f"    first, cold round: {show(timing['cold_wall'], Unit.SECONDS)}, with the probes on",
+        f"    fix: {_faster(known, wanted & known.keys())}",
     ]
+
+
+def _faster(known: Mapping[str, float], wanted: set[str]) -> str:
+    """Return where to look for the time that the statistics over their limits are about."""
+    median = known["median"]
+    if wanted and all(name in _TAIL and known[name] > _APART * median for name in wanted):
+        return (
+            "most rounds are far from that: look for what only some of them do, such as a lock, "
+            "a full pool, or work that others have put off"
+        )
+    if "cpu" not in known:
+        return "profile it, and do less for each round, or wait for less"
+    if known["cpu"] > median / _APART:
+        return "it computes for most of that time: profile it, and do less for each round"
+    return "it waits for most of that time: look for what it waits for, and for how often"
 
 
 def merged_findings(spans: Iterable[Span]) -> list[Finding]:
@@ -247,6 +274,7 @@ def _statement(tally: Tally, width: int, remark: str = "") -> list[str]:
 
 
 _Explained = list[tuple[str, Tally, str | None]]
+_Explain = Callable[[Iterable[Tally]], _Explained]
 
 
 def _failed(tallies: Iterable[Tally]) -> _Explained:
@@ -376,6 +404,40 @@ def _looked_up(tallies: Iterable[Tally]) -> _Explained:
     return lines
 
 
+def _largest_response(measure: str) -> _Explain:
+    """Return what names the request with the largest response, on the wire or decoded."""
+
+    def largest(tallies: Iterable[Tally]) -> _Explained:
+        answered = [t for t in tallies if measure in t.peaks]
+        found: _Explained = []
+        for t in sorted(answered, key=lambda t: -t.peaks[measure])[:1]:
+            wire, decoded = t.peaks.get("bytes", 0), t.peaks.get("decoded", 0)
+            size = show(wire, Unit.BYTES)
+            if wire < decoded:
+                size += f" on the wire, {show(decoded, Unit.BYTES)} decoded"
+            advice = "answer with less: fewer rows to a page, or fewer fields"
+            if measure == "bytes" and wire == decoded:
+                advice = f"compress it, as Starlette's GZipMiddleware does, or {advice}"
+            found.append((f"largest response: {t.label}, {size}", t, advice))
+        return found
+
+    return largest
+
+
+def _request_failed(tallies: Iterable[Tally]) -> _Explained:
+    advice = "let what was raised through, to see where: raise_server_exceptions=True, app.testing"
+    return [
+        (f"{t.sums['errors']:.0f}x {t.label} failed: {t.facts.get('error', '?')}", t, advice)
+        for t in tallies
+        if t.sums.get("errors")
+    ]
+
+
+def _requested(tallies: Iterable[Tally]) -> _Explained:
+    ranked = sorted((t for t in tallies if t.kind == "request"), key=lambda t: -t.count)
+    return [(f"{t.count}x {t.label}", t, None) for t in ranked]
+
+
 def _heaviest(tallies: Iterable[Tally]) -> _Explained:
     def weight(tally: Tally) -> float:
         return tally.sums.get("bytes_out", 0) + tally.sums.get("bytes_in", 0)
@@ -395,7 +457,7 @@ _EXPLAINS = {
     "sql_duplicates": {*_REPEATS, "sql_rows", "sql_duplicates"},
     "cache_n_plus_one": {"cache_commands", "cache_roundtrips", "cache_n_plus_one"},
 }
-_EXPLANATIONS: tuple[tuple[str, set[str], Callable[[Iterable[Tally]], _Explained]], ...] = (
+_EXPLANATIONS: tuple[tuple[str, set[str], _Explain], ...] = (
     ("sql", {"sql_errors"}, _failed),
     ("sql", {"sql_full_scans"}, _scanned),
     ("sql", {"sql_slowest", "sql_time"}, _slowest),
@@ -409,6 +471,10 @@ _EXPLANATIONS: tuple[tuple[str, set[str], Callable[[Iterable[Tally]], _Explained
     ("cache", {"cache_writes_without_ttl"}, _lasting),
     ("cache", {"cache_bytes"}, _heaviest),
     ("cache", {"cache_commands", "cache_roundtrips"}, _sent),
+    ("http", {"http_errors"}, _request_failed),
+    ("http", {"response_bytes"}, _largest_response("bytes")),
+    ("http", {"response_bytes_decoded"}, _largest_response("decoded")),
+    ("http", {"http_requests"}, _requested),
 )
 _LISTS = (_listed, _sent, _looked_up)
 

@@ -18,12 +18,16 @@ KNOWN: Final = MappingProxyType(
         "lazy_related": "the list query does not load related_items: one more SELECT per resource",
         "open_fields": "sort_by and filters reach any attribute of Resource, unchecked",
         "unchecked_page": "page=0 is let through and becomes a negative OFFSET",
+        "unclamped_page_size": "page_size=5000 is let through: the whole table is one page",
         "missing_index": "migration 0002 leaves out idx_resource_status_created",
         "session_in_key": "the list's cache key is made from all arguments, with the session",
         "blocking_redis": "the cache is looked into with a client that stops the event loop",
         "falsy_is_a_miss": "an answer that is false, such as None, is not kept",
         "stampede": "nobody waits for what somebody else is loading already",
         "pickled_rows": "rows are cached as pickled ORM objects, which come back detached",
+        "raw_path_labels": "request metrics are labelled by path: a time series for every id",
+        "base_http_middleware": "a BaseHTTPMiddleware, a task a request, misses what raises",
+        "mean_hides_outlier": "one request in sixteen waits: the mean does not show it",
     }
 )
 """Every trap by name, with what it breaks in one line."""

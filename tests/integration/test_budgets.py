@@ -313,6 +313,7 @@ def test_a_pattern_that_matches_nothing_or_proves_nothing_is_warned_of_on_a_whol
             apo: sql_queries=9
             *calm*: sql_queries=9
             api: sql_rows=99
+            *api*: sql_rows=98, cache_hits=1, time_p95=1s
         """
     )
 
@@ -325,6 +326,11 @@ def test_a_pattern_that_matches_nothing_or_proves_nothing_is_warned_of_on_a_whol
         (
             "warning: perfguard_budgets, '*calm*: sql_queries=9': proves nothing, since nothing "
             "was observed in any of the tests that it covers (1)"
+        ),
+        (
+            "warning: perfguard_budgets, '*api*: sql_rows=98, cache_hits=1, time_p95=1s': the "
+            "limit on cache_hits and time_p95 proves nothing, since nothing was observed for it "
+            "in any of the tests that it covers (4)"
         ),
     ]
     assert _warnings(part) == []

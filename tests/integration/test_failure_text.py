@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from textwrap import dedent
 
 import pytest
 
@@ -216,3 +217,90 @@ def failure(result: pytest.RunResult, test: str) -> list[str]:
         found.append(line)
     # In one process the outer test's own line is on the stack too.
     return [line for line in found if not line.startswith(("[gw", "       from /"))]
+
+
+WEB = """
+    import pytest
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.gzip import GZipMiddleware
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    async def large(request):
+        return PlainTextResponse("x" * 50_000)
+
+    async def broken(request):
+        raise LookupError
+
+    async def small(request):
+        return PlainTextResponse("")
+
+    routes = [Route(f"/{serve.__name__}", serve) for serve in (large, broken, small)]
+    app = Starlette(routes=routes)
+    zipping = Starlette(routes=routes, middleware=[Middleware(GZipMiddleware)])
+
+    @pytest.fixture
+    def client():
+        return TestClient(app, raise_server_exceptions=False)
+"""
+
+
+def test_a_breach_of_a_limit_on_requests_names_the_request_and_its_line(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    (pytester.path / "test_web.py").write_text(
+        dedent(WEB)
+        + dedent(
+            """
+            @pytest.mark.perf_budget(response_bytes="1KiB", response_bytes_decoded="1KiB")
+            def test_large(client):
+                client.get("/small")
+                client.get("/large")  # plain
+
+            @pytest.mark.perf_budget(response_bytes_decoded="1KiB")
+            def test_zipped():
+                TestClient(zipping).get("/large")  # zipped
+
+            @pytest.mark.perf_budget(http_errors=0)
+            def test_broken(client):
+                client.get("/broken")  # raises
+
+            @pytest.mark.perf_budget(http_requests=2)
+            def test_many(client):
+                for _ in range(3):
+                    client.get("/small")  # many
+            """
+        )
+    )
+
+    result = run()
+
+    result.assert_outcomes(failed=4)
+    text = (pytester.path / "test_web.py").read_text().splitlines()
+    lines = {part.rpartition("# ")[2]: n for n, part in enumerate(text, 1) if "  # " in part}
+    through = "raise_server_exceptions=True, app.testing"
+    less = "answer with less: fewer rows to a page, or fewer fields"
+    assert failure(result, "test_large")[3:] == [
+        "largest response: GET /large, 48.8 KiB",
+        f"    at test_web.py:{lines['plain']} in test_large",
+        f"    fix: compress it, as Starlette's GZipMiddleware does, or {less}",
+    ]
+    title, *zipped = failure(result, "test_zipped")[2:]
+    assert re.fullmatch(
+        r"largest response: GET /large, \d+ B on the wire, 48\.8 KiB decoded", title
+    )
+    assert zipped == [
+        f"    at test_web.py:{lines['zipped']} in test_zipped",
+        f"    fix: {less}",
+    ]
+    assert failure(result, "test_broken")[2:] == [
+        "1x GET /broken failed: status 500",
+        f"    at test_web.py:{lines['raises']} in test_broken",
+        f"    fix: let what was raised through, to see where: {through}",
+    ]
+    assert failure(result, "test_many")[2:] == [
+        "3x GET /small",
+        f"    at test_web.py:{lines['many']} in test_many",
+    ]

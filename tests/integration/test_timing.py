@@ -549,7 +549,10 @@ def test_fewer_rounds_than_a_percentile_needs_is_an_error_that_says_how_many(
     for line in (
         "perf.http, FILE: http_p95 needs at least 20 rounds, not 19: write rounds=20",
         "perf.http, FILE: http_p99 needs at least 100 rounds, not 99: write rounds=100",
-        "perf.http, FILE: http_p95 needs at least 20 rounds, not 10: write rounds=20",
+        (
+            "perf.http, FILE: http_p95 needs at least 20 rounds, not 10: write rounds=20; "
+            "its limit is that of perfguard_budgets, 'POST *: http_p95=60s'"
+        ),
         "perf.time, FILE: time_p95 needs at least 20 rounds, not 10: write rounds=20",
         "perf.time, FILE: time_stddev needs at least 2 rounds, not 1: write rounds=2",
         "p95 needs at least 20 rounds, but max_time='1us' ended them after 1 of 100",
@@ -586,13 +589,47 @@ def test_a_timing_that_makes_no_sense_is_refused_before_anything_is_sent(
             ):
                 with pytest.raises(ValueError, match=message):
                     perf.time(lambda: calls.append(1), **limits)
-            with pytest.raises(TypeError, match="perf.time, .*: function is 5, which cannot be"):
-                perf.time(5)
+            for wrong in (5, None):
+                with pytest.raises(TypeError, match="perf.time, .*: function is of type .*, which"):
+                    perf.time(wrong)
             assert calls == []
         """,
     )
 
     run_once("--perfguard-json=run.json").assert_outcomes(passed=7)
+
+
+def test_arguments_that_would_do_nothing_or_let_nothing_pass_are_refused(
+    pytester: pytest.Pytester, run_once: Run
+) -> None:
+    write_tests(
+        pytester,
+        """
+        @pytest.mark.parametrize(("arguments", "message"), [
+            ({"max_time": "5s"}, "nothing is timed, so max_time='5s' does nothing: write rounds="),
+            ({"warmup": 3, "concurrency": 2}, "so warmup=3, concurrency=2 does nothing"),
+            ({"rounds": 2, "status": "200"}, "status='200' is no status of HTTP: write status="),
+            ({"rounds": 2, "status": "2xx"}, "status='2xx' is no status"),
+            ({"status": True}, "status=True is no status"),
+            ({"status": []}, r"status=\\[\\] is no status"),
+            ({"status": [200, "404"]}, r"status=\\[200, '404'\\] is no status"),
+            ({"status": 20}, "status=20 is no status"),
+            ({"status": 2e2}, "status=200.0 is no status"),
+        ])
+        def test_refused(perf, client, arguments, message):
+            with pytest.raises(TimingError, match="perf.http, test_timed.py:.*: .*" + message):
+                perf.http(client).get("/users/1", **arguments)
+            assert calls == []
+
+        def test_allowed(perf, client):
+            for status in (200, range(200, 300), {200, 404}, (200,)):
+                perf.http(client).get("/users/1", status=status)
+                perf.http(client).get("/users/1", rounds=1, warmup=0, status=status)
+            assert len(calls) == 4 * 3
+        """,
+    )
+
+    run_once().assert_outcomes(passed=10)
 
 
 # -- perf.time -----------------------------------------------------------------------------------

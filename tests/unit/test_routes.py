@@ -33,6 +33,8 @@ from pytest_perfguard.spans import OpenSpan
         ("/orders/01ARZ3NDEKTSV4RRFFQ69G5FAV", "/orders/{id}"),
         ("/mails/ann@example.org", "/mails/{id}"),
         ("/names/J%C3%BCrgen", "/names/{id}"),
+        ("/names/\x1b[31mred", "/names/{id}"),
+        ("/names/two\nlines", "/names/{id}"),
         ("/api/v1/users", "/api/v1/users"),
         ("/api/v2beta1/users", "/api/v2beta1/users"),
         ("/oauth2/token", "/oauth2/token"),
@@ -134,6 +136,7 @@ def _span(name: str = "GET /users/7") -> OpenSpan:
         (r"^years/(?P<year>[0-9]{4})/$", "GET /users/7"),
         (None, "GET /users/7"),
         (5, "GET /users/7"),
+        ("red/\x1b[31m<int:number>\n", "GET /red/[31m{number}"),
     ],
 )
 def test_a_response_that_knows_its_route_names_the_request(route: object, name: str) -> None:

@@ -26,6 +26,12 @@ def test_page_zero_reaches_no_database(reader: TestClient) -> None:
     reader.get("/api/resources?page=0")
 
 
+@pytest.mark.perf_budget(sql_rows=0)
+def test_the_whole_table_is_no_page(reader: TestClient) -> None:
+    """Trap: unclamped_page_size."""
+    reader.get("/api/resources?page_size=5000")
+
+
 @pytest.mark.parametrize("query", ["page_size=101", "status=lost", "owner_id=0", "sort_order=up"])
 def test_other_bad_queries_reach_no_database(reader: TestClient, query: str) -> None:
     reader.get(f"/api/resources?{query}")
