@@ -333,7 +333,7 @@ def test_any_bytes_are_an_error_or_the_data(
         processes = read(store, _HERE).processes
     except StoreError as error:
         problem = str(error)
-        assert problem.startswith(f"{file} ")  # noqa: PT017 - or it is the data
+        assert problem.startswith(f"{file} ")
     else:
         (process,) = processes
         assert {
