@@ -95,7 +95,8 @@ def test_the_same_work_is_done_each_time() -> None:
 
 def test_reference_work_does_not_depend_on_the_hash_seed_or_on_settings() -> None:
     code = (
-        "import decimal; decimal.getcontext().prec = 2\n"
+        "import decimal; context = decimal.getcontext(); context.prec = 2\n"
+        "context.traps[decimal.Inexact] = True\n"
         "from pytest_perfguard.references import *\n"
         "print(hot_loop(), light(), standard_mix())"
     )
