@@ -179,10 +179,9 @@ def _profiling(threads: tuple[InThread, ...]) -> Iterator[tuple[_Read | None, st
         elif event == "call":
             tally.add()
 
-    # Whoever runs this thread's functions has not been entered by a call that is counted.
     others = threading.active_count() - 1 - len(threads)
     note = (
-        f"without {others} threads that ran before: only Python 3.12 can see them"
+        f"only Python 3.12 sees other threads that run already, of which there are {others}"
         if others > 0
         else ""
     )

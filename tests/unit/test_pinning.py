@@ -97,6 +97,24 @@ def test_a_core_that_is_not_there_is_a_reason_and_nothing_is_pinned() -> None:
     assert os.sched_getaffinity(0) == before
 
 
+@_can_pin
+def test_where_one_thread_cannot_be_pinned_none_is(
+    thread: _Thread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.sched_getaffinity(0)
+    pin = os.sched_setaffinity
+
+    def refuse(number: int, cores: set[int]) -> None:
+        if number == thread.id:
+            raise PermissionError(1, "not allowed")
+        pin(number, cores)
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    with pinned() as pinning:
+        assert pinning == Pinning(None, f"core {max(before)} is not to be had: not allowed")
+        assert os.sched_getaffinity(0) == before
+
+
 def test_a_platform_without_affinity_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_setaffinity", raising=False)
     with pinned() as pinning_:
