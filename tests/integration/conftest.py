@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -35,13 +34,6 @@ for _module in (
     "xdist.dsession",
 ):
     import_module(_module)
-
-# These start some hundred processes; `tox -e endpoints` runs them.
-collect_ignore = (
-    []
-    if os.environ.get("PERFGUARD_TEST_ENDPOINTS")
-    else ["test_endpoints.py", "test_timing.py", "test_benchmark_fixture.py"]
-)
 
 
 SHOP = '''
