@@ -347,6 +347,7 @@ def report(processes: Sequence[Process], head: dict[str, Any]) -> bool:
             f"processes {state}: " + ", ".join(f"{n} at +{level} %" for level, n in numbers.items())
         )
     _spread(processes)
+    _seen(processes)
     columns = [(state, level) for level in LEVELS for state in STATES]
     heading = [
         f"+{level} %, {state}" if level else f"unchanged, {state}" for state, level in columns
@@ -406,6 +407,37 @@ def _spread(processes: Sequence[Process]) -> None:
             }
             shown = ", ".join(f"{key} {stdev(found):.4f}" for key, found in values.items())
             parts.append(f"{state}: {shown}")
+        print(f"  {name}: " + "; ".join(parts))
+
+
+def _seen(processes: Sequence[Process]) -> None:
+    """Print what the injected work adds in each state, to which it is not calibrated.
+
+    A unit is a loop that stays in the caches; of the rest of a call, a busy machine makes more.
+    """
+    print("what the injected work adds relative to reference work, median over processes, percent:")
+    for name in BASE:
+        stored = [one.samples[name] for one in processes if not one.level]
+        if len(stored) < FEWEST_PROCESSES:
+            continue
+        parts = []
+        for state in STATES:
+            ratio = {}
+            for level in LEVELS:
+                found = [
+                    judge(stored, one.samples[name], FEWEST_PROCESSES).ratio
+                    for one in processes
+                    if (one.state, one.level) == (state, level)
+                ]
+                if found:
+                    ratio[level] = median(one for one in found if one is not None)
+            if 0 in ratio:
+                shown = (
+                    f"+{level} % is {100 * (ratio[level] / ratio[0] - 1):.1f}"
+                    for level in LEVELS[1:]
+                    if level in ratio
+                )
+                parts.append(f"{state}: {', '.join(shown)}")
         print(f"  {name}: " + "; ".join(parts))
 
 

@@ -28,6 +28,8 @@ from pytest_perfguard.samples import Readings
 from pytest_perfguard.timing import Clock
 
 _CLOCK = Clock()
+# Python 3.12 starts with some hundred objects frozen; whoever freezes, freezes many thousands.
+_FROZEN_BY_PYTHON = 2000
 _QUEUE = Path("/proc/thread-self/schedstat")
 
 
@@ -217,8 +219,8 @@ async def _time_async(job: _Job, number: int, queued: Callable[[], int]) -> None
 def _frozen() -> Iterator[None]:
     """Keep the garbage collector from walking through what is there already."""
     gc.collect()
-    # Whoever has frozen something keeps it so: it could not be told from ours afterwards.
-    ours = not gc.get_freeze_count()
+    # Whoever has frozen everything keeps it so: it could not be told from ours afterwards.
+    ours = gc.get_freeze_count() < _FROZEN_BY_PYTHON
     if ours:
         gc.freeze()
     try:
