@@ -47,6 +47,10 @@ class RunFileError(PerfguardError):
     """A ``run.json`` cannot be read or written."""
 
 
+class ProfileFileError(PerfguardError):
+    """A file with a profile cannot be read or written."""
+
+
 class MissingExtraError(PerfguardError, ImportError):
     """An optional library is needed and not installed."""
 
