@@ -11,6 +11,8 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nsmallest
+from itertools import pairwise
 from typing import Any, Self
 
 from pytest_perfguard.units import Unit, show
@@ -127,6 +129,11 @@ class Profile:
     stacks: tuple[Stack, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if any(before.frames >= after.frames for before, after in pairwise(self.stacks)):
+            samples = [(stack.frames, stack.seconds) for stack in self.stacks]
+            object.__setattr__(self, "stacks", aggregate(samples))
+
     @classmethod
     def build(
         cls,
@@ -162,19 +169,17 @@ class Profile:
         The time of a stack belongs to its innermost line of the user's: what a library does is
         done for the line that called it. A stack without any is nobody's.
         """
-        times: defaultdict[Frame, list[float]] = defaultdict(list)
+        times: defaultdict[Frame, float] = defaultdict(float)
         for stack in self.stacks:
             for frame in reversed(stack.frames):
                 if frame.user:
-                    times[frame].append(stack.seconds)
+                    times[frame] += stack.seconds
                     break
         total = self.total
-        found = [
-            Hot(frame, math.fsum(parts), math.fsum(parts) / total if total else 0.0)
-            for frame, parts in times.items()
-        ]
-        found.sort(key=lambda hot: (-hot.seconds, hot.frame))
-        return tuple(hot for hot in found[:n] if hot.seconds > 0)
+        hottest = nsmallest(n, times, key=lambda frame: (-times[frame], frame))
+        return tuple(
+            Hot(frame, times[frame], times[frame] / total) for frame in hottest if times[frame] > 0
+        )
 
     def without_values(self) -> Self:
         """Return it as it may be kept in a repository: names of code and times, nothing else.
@@ -310,11 +315,13 @@ def _table(
     """Return all distinct frames, sorted, and each stack as their numbers."""
     kept = list(stacks)
     # By identity first: stacks share their frames, and hashing a frame costs much more.
-    objects = {id(frame): frame for frames in kept for frame in frames}
+    objects: dict[int, Frame] = {}
+    for frames in kept:
+        objects.update(zip(map(id, frames), frames, strict=True))
     table = sorted(set(objects.values()))
     numbers = {frame: number for number, frame in enumerate(table)}
     by_object = {key: numbers[frame] for key, frame in objects.items()}
-    return table, [tuple([by_object[id(frame)] for frame in frames]) for frames in kept]
+    return table, [tuple(map(by_object.__getitem__, map(id, frames))) for frames in kept]
 
 
 def _plain(text: str) -> str:
