@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Self
 
 from pytest_perfguard.units import Unit, show
@@ -21,6 +22,7 @@ from pytest_perfguard.visible import visible
 PROFILE_FORMAT = "perfguard-profile"
 PROFILE_SCHEMA = 1
 _MICROSECOND_DIGITS = 6
+_fields = attrgetter("function", "file", "line", "user")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -314,14 +316,16 @@ def _table(
 ) -> tuple[list[Frame], list[tuple[int, ...]]]:
     """Return all distinct frames, sorted, and each stack as their numbers."""
     kept = list(stacks)
-    # By identity first: stacks share their frames, and hashing a frame costs much more.
+    # By identity first: stacks share their frames, and hashing or comparing one costs much more.
     objects: dict[int, Frame] = {}
     for frames in kept:
         objects.update(zip(map(id, frames), frames, strict=True))
-    table = sorted(set(objects.values()))
-    numbers = {frame: number for number, frame in enumerate(table)}
-    by_object = {key: numbers[frame] for key, frame in objects.items()}
-    return table, [tuple(map(by_object.__getitem__, map(id, frames))) for frames in kept]
+    distinct = {_fields(frame): frame for frame in objects.values()}
+    ordered = sorted(distinct)
+    numbers = {fields: number for number, fields in enumerate(ordered)}
+    by_object = {key: numbers[_fields(frame)] for key, frame in objects.items()}
+    paths = [tuple(map(by_object.__getitem__, map(id, frames))) for frames in kept]
+    return [distinct[fields] for fields in ordered], paths
 
 
 def _plain(text: str) -> str:

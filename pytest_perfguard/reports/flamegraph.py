@@ -110,7 +110,7 @@ def differential(
         sheet.notes([*head.notes, *(f"base: {note}" for note in base.notes)])
         for box in boxes:
             sheet.frame(box, *_changed(box, head.name, change))
-        if lost >= least:
+        if lost and lost >= least:
             for box in beside:
                 sheet.frame(box, *_vanished(box, gone, change), start=head.total)
         text = sheet.text()
@@ -138,7 +138,7 @@ class Change:
     def basis(self) -> str:
         """Return what the colours stand for."""
         if self.normalised:
-            return "Colours: change of the share of all time (normalised)."
+            return "Colours: change in share of time (normalised)."
         return "Colours: change in seconds (absolute)."
 
     def of(self, base: float, head: float) -> float:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import accumulate
-from typing import NamedTuple
 
 from pytest_perfguard.stacks import Frame, Profile
 
@@ -58,19 +57,15 @@ class Box:
     left_out: int = 0
 
 
-class _Run(NamedTuple):
-    """Neighbouring stacks of one profile that are alike down to a depth."""
-
-    side: int
-    start: int
-    end: int
-    depth: int
+# Neighbouring stacks that are alike down to a depth: which profile, from where to where, how deep.
+_Run = tuple[int, int, int, int]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Callee:
     frame: Frame
     runs: list[_Run]
+    times: tuple[float, ...]
 
 
 def grow(profiles: Sequence[Profile], *, by_line: bool, least: float, rows: int) -> list[Node]:
@@ -81,93 +76,98 @@ def grow(profiles: Sequence[Profile], *, by_line: bool, least: float, rows: int)
         least: seconds that a frame needs in one of the profiles to be in it.
         rows: how deep it is at most, the root included.
     """
-    tree = _Tree(profiles, by_line=by_line)
-    nodes: list[Node] = []
-    whole = [_Run(side, 0, len(paths), 0) for side, paths in enumerate(tree.paths) if paths]
-    waiting: list[tuple[int, Frame | None, list[_Run]]] = [(-1, None, whole)]
+    tree = _Tree(profiles, by_line=by_line, least=least)
+    nodes = [Node(None, -1, 0, tree.total)]
+    waiting = [(0, [(side, 0, len(paths), 0) for side, paths in enumerate(tree.paths)])]
     while waiting:
-        parent, frame, runs = waiting.pop()
-        depth = nodes[parent].depth + 1 if nodes else 0
-        node = Node(frame, parent, depth, tree.seconds(runs))
-        here = len(nodes)
-        nodes.append(node)
+        here, runs = waiting.pop()
+        node = nodes[here]
         callees = tree.look_into(node, runs)
-        if depth + 1 >= rows:
-            node.deeper = bool(callees)
+        if node.depth + 1 >= rows:
+            node.deeper = bool(callees) or node.narrow > 0
+            node.narrow, node.narrow_times = 0, ()
             continue
-        kept = []
-        narrow = [0.0] * len(profiles)
+        callees.sort(key=lambda callee: (callee.frame.name, callee.frame))
         for callee in callees:
-            times = tree.seconds(callee.runs)
-            if max(times) >= least:
-                kept.append(callee)
-            else:
-                node.narrow += 1
-                narrow = [before + more for before, more in zip(narrow, times, strict=True)]
-        node.narrow_times = tuple(narrow)
-        kept.sort(key=lambda callee: (callee.frame.name, callee.frame), reverse=True)
-        waiting.extend((here, callee.frame, callee.runs) for callee in kept)
+            waiting.append((len(nodes), callee.runs))
+            nodes.append(Node(callee.frame, here, node.depth + 1, callee.times))
     return nodes
 
 
 class _Tree:
     """Finds out what was called from where, run by run."""
 
-    def __init__(self, profiles: Sequence[Profile], *, by_line: bool) -> None:
+    def __init__(self, profiles: Sequence[Profile], *, by_line: bool, least: float) -> None:
         self.paths = [[stack.frames for stack in profile.stacks] for profile in profiles]
         self._sums = [
             list(accumulate((stack.seconds for stack in profile.stacks), initial=0.0))
             for profile in profiles
         ]
         self._by_line = by_line
+        self._least = least
         self._numbers: dict[tuple[str, str, int], int] = {}
         # By identity: stacks share their frames, and hashing a frame costs much more.
         self._known: dict[int, int] = {}
 
-    def seconds(self, runs: Sequence[_Run]) -> tuple[float, ...]:
-        """Return the time of some runs in each profile."""
-        if len(self._sums) == 1 and len(runs) == 1:
-            (_, start, end, _), sums = runs[0], self._sums[0]
-            return (sums[end] - sums[start],)
-        found = [0.0] * len(self._sums)
-        for side, start, end, _ in runs:
-            found[side] += self._sums[side][end] - self._sums[side][start]
-        return tuple(found)
+    @property
+    def total(self) -> tuple[float, ...]:
+        """The sampled time of each profile."""
+        return tuple(sums[-1] for sums in self._sums)
 
-    def look_into(self, node: Node, runs: Sequence[_Run]) -> list[_Callee]:
-        """Return what is called from a frame; tell the node what is its own.
+    def look_into(self, node: Node, runs: list[_Run]) -> list[_Callee]:
+        """Return what is called from a frame; tell the node what is its own, and what is narrow.
 
         A function that calls itself stays the same node, with one more repeat.
         """
         itself = -1 if node.frame is None else self._number(node.frame)
         own = [0.0] * len(self.paths)
-        found: dict[int, _Callee] = {}
+        # Most callees of a wide frame may be narrow: nothing is built for them.
+        frames: dict[int, Frame] = {}
+        first: dict[int, _Run] = {}
+        more: defaultdict[int, list[_Run]] = defaultdict(list)
+        times: list[dict[int, float]] = [{} for _ in self.paths]
         waiting = [(run, 1) for run in runs]
         while waiting:
             (side, start, end, depth), repeats = waiting.pop()
             node.repeats = max(node.repeats, repeats)
-            paths = self.paths[side]
+            paths, sums, seconds = self.paths[side], self._sums[side], times[side]
             at = start
             # A stack that ends here comes before those that go on.
             while at < end and len(paths[at]) == depth:
                 at += 1
-            own[side] += self._sums[side][at] - self._sums[side][start]
+            own[side] += sums[at] - sums[start]
             while at < end:
                 frame = paths[at][depth]
                 after = _end_of_run(paths, at, end, depth)
-                run = _Run(side, at, after, depth + 1)
                 number = self._number(frame)
+                run = (side, at, after, depth + 1)
                 if number == itself:
                     waiting.append((run, repeats + 1))
-                elif number in found:
-                    callee = found[number]
-                    callee.runs.append(run)
-                    callee.frame = _both(callee.frame, frame)
                 else:
-                    found[number] = _Callee(frame, [run])
+                    seconds[number] = seconds.get(number, 0.0) + sums[after] - sums[at]
+                    if number in first:
+                        more[number].append(run)
+                        frames[number] = _both(frames[number], frame)
+                    else:
+                        first[number] = run
+                        frames[number] = frame
                 at = after
         node.own = tuple(own)
-        return list(found.values())
+        wide = [n for n in first if any(side.get(n, 0.0) >= self._least for side in times)]
+        found = [
+            _Callee(
+                frames[number],
+                [first[number], *more.get(number, ())],
+                tuple(side.get(number, 0.0) for side in times),
+            )
+            for number in wide
+        ]
+        node.narrow = len(first) - len(wide)
+        node.narrow_times = tuple(
+            sum(side.values()) - sum(callee.times[which] for callee in found)
+            for which, side in enumerate(times)
+        )
+        return found
 
     def _number(self, frame: Frame) -> int:
         number = self._known.get(id(frame))
@@ -248,4 +248,6 @@ def place(
             boxes.append(Box(node, node.depth + 1, starts[number], own, -1))
         elif count and inside > 0:
             boxes.append(Box(node, node.depth + 1, starts[number], inside, count))
+    # A frame, then what it called, then what stands at its right.
+    boxes.sort(key=lambda box: (box.x, box.row))
     return boxes, least

@@ -37,6 +37,7 @@ _TITLE_SIZE = 15
 _TITLE_COLUMNS = 41
 _LINE = 17
 _NOTES = 4
+_SHARE_DIGITS = 6
 _HINTS = ("Hover over a frame for its time and share.", "With scripts: click to zoom, / to search.")
 
 
@@ -140,9 +141,11 @@ class Sheet:
             shown = (fit if "root" in kind else fit_name)(lines[0], room)
         body = f'<text x="{_PAD}" y="13">{xml(shown)}</text>' if shown else ""
         title = "\n".join(map(xml, lines))
+        # Both edges are rounded, and not the width, so that neighbours never overlap.
+        left, right = round(x / whole, _SHARE_DIGITS), round((x + width) / whole, _SHARE_DIGITS)
         self.frames.append(
-            f'<svg class="f {kind}" x="{_percent(x / whole)}" y="{box.row * _ROW}"'
-            f' width="{_percent(width / whole)}" height="{_ROW - 1}">'
+            f'<svg class="f {kind}" x="{_percent(left)}" y="{box.row * _ROW}"'
+            f' width="{_percent(right - left)}" height="{_ROW - 1}">'
             f'<title>{title}</title><rect width="100%" height="{_ROW - 1}"/>{body}</svg>'
         )
         self.rows = max(self.rows, box.row + 1)
@@ -182,7 +185,7 @@ class Sheet:
 
 
 def _percent(part: float) -> str:
-    return f"{part * 100:.4f}".rstrip("0").rstrip(".") + "%"
+    return f"{part * 100:.{_SHARE_DIGITS - 2}f}".rstrip("0").rstrip(".") + "%"
 
 
 @cache
