@@ -11,15 +11,18 @@
 
   const frames = [...chart.children].map((element) => {
     const lines = element.firstElementChild.textContent.split("\n");
+    const root = element.classList.contains("root");
+    // The name, the place, and whether it is new or gone; not times, which have a unit in common.
+    const words = lines.slice(0, root || lines.length < 3 ? 1 : lines.length === 3 ? 2 : 3);
     return {
-      element, lines,
+      element, lines, root,
+      words: words.join("\n").toLowerCase(),
       x: parseFloat(element.getAttribute("x")),
       width: parseFloat(element.getAttribute("width")),
       row: Number(element.getAttribute("y")),
       text: element.querySelector("text"),
       // Frames of which more is worth a word than the name.
       telling: /\b(u\d|g\d|s\d)\b/.test(element.getAttribute("class")),
-      root: element.classList.contains("root"),
       hidden: false,
     };
   });
@@ -60,6 +63,9 @@
     return fit(name, room);
   };
 
+  // Not what getBoundingClientRect says: that counts what is clipped.
+  const pixels = () => chart.width.baseVal.value || 1;
+
   const measure = () => {
     const probe = details[0];
     const before = probe.textContent;
@@ -83,7 +89,7 @@
   };
 
   const draw = () => {
-    const pixels = chart.getBoundingClientRect().width || 1;
+    const across = pixels();
     for (const frame of frames) {
       const above = frame.row < view.row && contains(frame, view);
       const inside = above || (frame.row >= view.row && contains(view, frame));
@@ -95,7 +101,7 @@
       frame.element.setAttribute("x", `${left}%`);
       frame.element.setAttribute("width", `${Math.max(0, right - left)}%`);
       frame.element.classList.toggle("a", above);
-      label(frame, ((right - left) / 100 * pixels - 2 * PAD) / advance);
+      label(frame, ((right - left) / 100 * across - 2 * PAD) / advance);
     }
     reset.disabled = view === whole;
     tell(null);
@@ -106,7 +112,7 @@
       ? [frame.lines.slice(0, frame.lines.length > 2 ? 2 : 1), frame.lines.slice(frame.lines.length > 2 ? 2 : 1)]
           .map((lines) => lines.join("  "))
       : HINT;
-    const room = chart.getBoundingClientRect().width / advance;
+    const room = pixels() / advance;
     details.forEach((line, number) => { line.textContent = fit(texts[number], room); });
   };
 
@@ -127,7 +133,7 @@
     const wanted = box.value.trim().toLowerCase();
     found = [];
     for (const frame of frames) {
-      const hit = wanted !== "" && frame.lines.slice(0, -1).join("\n").toLowerCase().includes(wanted);
+      const hit = wanted !== "" && frame.words.includes(wanted);
       frame.element.classList.toggle("m", hit);
       if (hit) found.push(frame);
     }
@@ -216,9 +222,9 @@
   measure();
   draw();
   // Also when a scroll bar takes its share of the window.
-  let known = chart.getBoundingClientRect().width;
+  let known = pixels();
   new ResizeObserver(() => {
-    const now = chart.getBoundingClientRect().width;
+    const now = pixels();
     if (now !== known) draw();
     known = now;
   }).observe(svg);

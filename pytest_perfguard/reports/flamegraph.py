@@ -227,7 +227,7 @@ def _vanished(box: Box, gone: dict[int, float], change: Change) -> tuple[str, li
     name = _called(node)
     if node.times[1]:
         # It is still there: it stands here for what it no longer calls.
-        lines = [name, f"no longer calls what took {_seconds(seconds)}", _file(node.frame)]
+        lines = [name, _file(node.frame), f"no longer calls what took {_seconds(seconds)}"]
         return "l1", lines
     kind = change.kind(node.times[0], 0.0)
     label = f"gone, {change.label(node.times[0], 0.0)}"

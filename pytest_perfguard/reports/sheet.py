@@ -207,6 +207,8 @@ Liberation Mono,monospace}}
 .pgf .bar div{{display:flex;gap:8px;align-items:center}}
 .pgf input,.pgf button{{box-sizing:border-box;height:24px;margin:0;padding:0 6px;border-radius:3px}}
 .pgf input{{width:150px}}
+.pgf button:disabled{{opacity:.5}}
+.pgf foreignObject{{overflow:visible}}
 @media (max-width:900px){{.pgf:not(.js){{min-width:900px}}}}
 .pgf:not(.js){{height:auto}}
 @media print{{.pgf .bar,.pgf .details{{display:none}}}}

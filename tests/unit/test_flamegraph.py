@@ -280,7 +280,7 @@ def test_what_is_new_is_marked_and_what_is_gone_stands_beside() -> None:
         ("json.dumps", 3, 75, 25),
     ]
     assert beside[1].kind == "l1"
-    assert beside[1].lines[1] == "no longer calls what took 500 ms"
+    assert beside[1].lines[2] == "no longer calls what took 500 ms"
 
 
 def test_the_head_of_a_difference_has_the_top_movers() -> None:
