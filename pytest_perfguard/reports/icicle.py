@@ -153,7 +153,9 @@ class _Tree:
                         frames[number] = frame
                 at = after
         node.own = tuple(own)
-        wide = [n for n in first if any(side.get(n, 0.0) >= self._least for side in times)]
+        # What took no time at all has no place in a picture.
+        most = {number: max(side.get(number, 0.0) for side in times) for number in first}
+        wide = [number for number, seconds in most.items() if seconds and seconds >= self._least]
         found = [
             _Callee(
                 frames[number],
@@ -162,7 +164,7 @@ class _Tree:
             )
             for number in wide
         ]
-        node.narrow = len(first) - len(wide)
+        node.narrow = sum(1 for seconds in most.values() if seconds) - len(wide)
         node.narrow_times = tuple(
             sum(side.values()) - sum(callee.times[which] for callee in found)
             for which, side in enumerate(times)
@@ -230,7 +232,7 @@ def place(
     for number, node in enumerate(nodes):
         if node.parent not in starts:
             continue
-        if widths[number] < least and node.parent >= 0:
+        if node.parent >= 0 and (widths[number] < least or not widths[number]):
             left_out[node.parent].append(widths[number])
             continue
         x = starts[node.parent]
