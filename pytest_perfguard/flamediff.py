@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pytest_perfguard.errors import ProfileFileError
 from pytest_perfguard.profile_files import read_profile, write_artefact
 from pytest_perfguard.reports.flamegraph import Change, differential
 from pytest_perfguard.stacks import movers
@@ -19,9 +20,14 @@ def flamediff(base: Path, head: Path, picture: Path, *, normalised: bool, top: i
         top: how many changes are told.
 
     Raises:
-        ProfileFileError: if a file cannot be read or written.
+        ProfileFileError: if a file cannot be read or written, or would be overwritten.
     """
     before, after = read_profile(base), read_profile(head)
+    for compared in (base, head):
+        if picture.exists() and picture.samefile(compared):
+            raise ProfileFileError(
+                f"{picture} is one of the files that are compared: name another place with -o"
+            )
     write_artefact(differential(before, after, normalised=normalised), picture)
     change = Change(before.total, after.total, normalised)
     found = movers(before, after, top)

@@ -206,3 +206,13 @@ def test_a_file_that_cannot_be_used_is_a_fault(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("perfguard: missing.json cannot be read: ")
+
+
+def test_no_profile_is_overwritten_by_a_picture(
+    base: Path, head: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["flamediff", str(base), str(head), "-o", str(head)]) == 3
+    assert capsys.readouterr().err == (
+        f"perfguard: {head} is one of the files that are compared: name another place with -o\n"
+    )
+    assert read_profile(head) == _HEAD
