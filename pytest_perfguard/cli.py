@@ -14,7 +14,8 @@ from pathlib import Path
 from textwrap import fill
 
 from pytest_perfguard import __version__
-from pytest_perfguard.errors import MetricError, RunFileError
+from pytest_perfguard.errors import MetricError, ProfileFileError, RunFileError
+from pytest_perfguard.flamediff import flamediff
 from pytest_perfguard.metrics import METRICS, Metric, lookup
 from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.reports.terminal import summary
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MetricError as error:
         print(f"perfguard: {error}", file=sys.stderr)
         return USAGE
-    except RunFileError as error:
+    except (RunFileError, ProfileFileError) as error:
         print(f"perfguard: {error}", file=sys.stderr)
         return FAULT
     except BrokenPipeError:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="perfguard", description="Read what pytest --perfguard-json wrote."
+        prog="perfguard", description="Read what pytest --perfguard wrote."
     )
     parser.add_argument("--version", action="version", version=f"perfguard {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -65,6 +66,27 @@ def _parser() -> argparse.ArgumentParser:
         "arguments", nargs="*", metavar="-- PYTEST_ARGS", help="as the whole suite is run"
     )
     prune.set_defaults(run=_prune)
+
+    diff = commands.add_parser(
+        "flamediff", help="compare two profiles: what moved, and a picture of it"
+    )
+    diff.add_argument("base", type=Path, metavar="BASE")
+    diff.add_argument("head", type=Path, metavar="HEAD")
+    diff.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("flamediff.svg"),
+        metavar="FILE",
+        help="where the picture goes (default: %(default)s)",
+    )
+    diff.add_argument(
+        "--normalised",
+        action="store_true",
+        help="colour by the share of all time instead of by seconds",
+    )
+    diff.add_argument("--top", type=int, default=5, metavar="N", help="length of the list")
+    diff.set_defaults(run=_flamediff)
     return parser
 
 
@@ -109,3 +131,11 @@ def _prune(options: argparse.Namespace) -> int:
     for problem in approval.problems:
         print(f"perfguard: {problem}", file=sys.stderr)
     return FAULT if approval.problems else OK
+
+
+def _flamediff(options: argparse.Namespace) -> int:
+    words = flamediff(
+        options.base, options.head, options.output, normalised=options.normalised, top=options.top
+    )
+    print(words)
+    return OK

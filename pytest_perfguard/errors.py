@@ -70,6 +70,10 @@ class StoreError(PerfguardError):
     """Stored times cannot be read or written; what is there is left as it is."""
 
 
+class ProfileFileError(PerfguardError):
+    """A file with a profile cannot be read or written."""
+
+
 class MissingExtraError(PerfguardError, ImportError):
     """An optional library is needed and not installed."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import SCHEMA_VERSION, Record, Run
-from pytest_perfguard.writing import replace_file
+from pytest_perfguard.writing import write_whole
 
 _NAMED_DISTRIBUTIONS = ("pytest", "pytest-perfguard", "sqlalchemy")
 
@@ -48,11 +48,7 @@ def write_run(run: Run, path: Path) -> None:
     """
     text = json.dumps(_without_samples(run.to_dict()), indent=1, ensure_ascii=False) + "\n"
     try:
-        if path.exists() and not path.is_file():
-            # A device or a pipe is written to, not replaced.
-            path.write_text(text, encoding="utf-8")
-        else:
-            replace_file(path.resolve(), text)
+        write_whole(path, text)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFileError(f"{path} cannot be written: {reason}") from error

@@ -26,3 +26,15 @@ def replace_file(target: Path, text: str) -> None:
         with suppress(OSError):
             draft.unlink()
         raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write what a user has named: a file as :func:`replace_file` does, a device or a pipe plainly.
+
+    Raises:
+        OSError, ValueError, RuntimeError: if it cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        path.write_text(text, encoding="utf-8")
+    else:
+        replace_file(path.resolve(), text)

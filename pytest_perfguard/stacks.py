@@ -1,0 +1,351 @@
+"""Where time went: call stacks, each with the seconds that were spent in it.
+
+A :class:`Profile` is what any profiler's samples come down to, and all that the pictures, the
+failure text and a stored baseline need. It holds names of code and times, never a value of a
+variable. Its plain form is small: a table of frames, and each stack as numbers of that table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from heapq import nsmallest
+from itertools import pairwise
+from operator import attrgetter
+from typing import Any, Self
+
+from pytest_perfguard.units import Unit, show
+from pytest_perfguard.visible import visible
+
+PROFILE_FORMAT = "perfguard-profile"
+PROFILE_SCHEMA = 1
+_MICROSECOND_DIGITS = 6
+_fields = attrgetter("function", "file", "line", "user")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Frame:
+    """A function on the stack, at a line.
+
+    Attributes:
+        function: its name, qualified where that is known.
+        file: below the root directory with forward slashes; of a library, from its package on,
+            e.g. ``sqlalchemy/orm/session.py``.
+        line: 1-based; 0 where it is not known.
+        user: whether it is the user's own code.
+    """
+
+    function: str
+    file: str
+    line: int
+    user: bool
+
+    @property
+    def name(self) -> str:
+        """Its short name: a library's function with the package that it comes from."""
+        package = self.file.partition("/")[0].removesuffix(".py")
+        named = self.function.startswith(f"{package}.")
+        if self.user or named or not package.isidentifier():
+            return self.function
+        return f"{package}.{self.function}"
+
+    @property
+    def place(self) -> str:
+        """Where to find it, as ``file:line``."""
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Frames that were on the stack together, outermost first, and for how long."""
+
+    frames: tuple[Frame, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """A line of the user's code with the time spent in it and in the libraries it called."""
+
+    frame: Frame
+    seconds: float
+    share: float
+
+    def __str__(self) -> str:
+        where = visible(f"`{self.frame.function}` {self.frame.place}")
+        return f"{where} {self.share * 100:.0f} %"
+
+
+@dataclass(frozen=True, slots=True)
+class Mover:
+    """What takes longer, or less long, than it did.
+
+    Attributes:
+        frame: the library function that the user's code called, or the user's own function.
+        under: the user's function that called it; None where it is the user's own.
+        base: seconds before.
+        head: seconds now.
+    """
+
+    frame: Frame
+    under: Frame | None
+    base: float
+    head: float
+
+    @property
+    def seconds(self) -> float:
+        """By how much it grew; negative where it shrank."""
+        return self.head - self.base
+
+    @property
+    def remark(self) -> str:
+        """Whether it is on one side only."""
+        if not self.base:
+            return "new"
+        return "" if self.head else "gone"
+
+    def __str__(self) -> str:
+        change = f"{'+' if self.seconds >= 0 else '-'}{show(abs(self.seconds), Unit.SECONDS)}"
+        under = f" under `{self.under.function}`" if self.under else ""
+        remark = f" ({self.remark})" if self.remark else ""
+        return visible(f"{change} in `{self.frame.name}`{under}{remark}")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the time of one span went, or of all rounds of an endpoint.
+
+    Attributes:
+        name: of the span or endpoint.
+        kind: of the span, e.g. ``request``.
+        seconds: all of it; more than its stacks add up to where the profiler saw nothing.
+        stacks: each distinct tuple of frames once, in the order of their frames.
+        notes: what a reader should know of how it was made.
+    """
+
+    name: str
+    kind: str
+    seconds: float
+    stacks: tuple[Stack, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(before.frames >= after.frames for before, after in pairwise(self.stacks)):
+            samples = [(stack.frames, stack.seconds) for stack in self.stacks]
+            object.__setattr__(self, "stacks", aggregate(samples))
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        kind: str,
+        samples: Iterable[tuple[Sequence[Frame], float]],
+        *,
+        seconds: float | None = None,
+        notes: Iterable[str] = (),
+    ) -> Self:
+        """Return the profile of samples in any order, each the frames and the seconds in them.
+
+        Args:
+            seconds: all of the time; what the samples add up to where it is not given.
+        """
+        stacks = aggregate(samples)
+        total = math.fsum(stack.seconds for stack in stacks) if seconds is None else seconds
+        return cls(name, kind, total, stacks, tuple(dict.fromkeys(notes)))
+
+    @property
+    def sampled(self) -> float:
+        """The seconds that its stacks add up to."""
+        return math.fsum(stack.seconds for stack in self.stacks)
+
+    @property
+    def total(self) -> float:
+        """What shares are shares of: all of the time, and never less than was sampled."""
+        return max(self.seconds, self.sampled)
+
+    def hottest(self, n: int = 3) -> tuple[Hot, ...]:
+        """Return the lines of the user's code that most time was spent in.
+
+        The time of a stack belongs to its innermost line of the user's: what a library does is
+        done for the line that called it. A stack without any is nobody's.
+        """
+        times: defaultdict[Frame, float] = defaultdict(float)
+        for stack in self.stacks:
+            for frame in reversed(stack.frames):
+                if frame.user:
+                    times[frame] += stack.seconds
+                    break
+        total = self.total
+        hottest = nsmallest(n, times, key=lambda frame: (-times[frame], frame))
+        return tuple(
+            Hot(frame, times[frame], times[frame] / total) for frame in hottest if times[frame] > 0
+        )
+
+    def without_values(self) -> Self:
+        """Return it as it may be kept in a repository: names of code and times, nothing else.
+
+        A name loses its query string, and notes are left out: both may quote what was sent.
+        """
+        return replace(self, name=self.name.partition("?")[0], notes=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON data, times to the microsecond."""
+        table, indices = _table(stack.frames for stack in self.stacks)
+        return {
+            "format": PROFILE_FORMAT,
+            "schema": PROFILE_SCHEMA,
+            "name": _plain(self.name),
+            "kind": _plain(self.kind),
+            "seconds": round(self.seconds, _MICROSECOND_DIGITS),
+            "notes": [_plain(note) for note in self.notes],
+            "frames": [
+                [_plain(frame.function), _plain(frame.file), frame.line, int(frame.user)]
+                for frame in table
+            ],
+            "stacks": [
+                [round(stack.seconds, _MICROSECOND_DIGITS), list(numbers)]
+                for stack, numbers in zip(self.stacks, indices, strict=True)
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is anything else.
+        """
+        frames = [
+            Frame(_text(function), _text(file), _whole(line), bool(user))
+            for function, file, line, user in data["frames"]
+        ]
+        samples = [
+            ([frames[_whole(number)] for number in numbers], _time(seconds))
+            for seconds, numbers in data["stacks"]
+        ]
+        return cls.build(
+            _text(data["name"]),
+            _text(data["kind"]),
+            samples,
+            seconds=_time(data["seconds"]),
+            notes=[_text(note) for note in data["notes"]],
+        )
+
+
+def aggregate(samples: Iterable[tuple[Sequence[Frame], float]]) -> tuple[Stack, ...]:
+    """Return each distinct stack once with all of its time, in the order of their frames."""
+    kept = list(samples)
+    table, indices = _table(frames for frames, _ in kept)
+    times: defaultdict[tuple[int, ...], list[float]] = defaultdict(list)
+    for numbers, (_, seconds) in zip(indices, kept, strict=True):
+        times[numbers].append(seconds)
+    # The table is sorted, so that comparing numbers is comparing frames.
+    return tuple(
+        Stack(tuple([table[number] for number in numbers]), math.fsum(times[numbers]))
+        for numbers in sorted(times)
+    )
+
+
+def merge(profiles: Iterable[Profile], name: str | None = None) -> Profile:
+    """Return one profile of several, e.g. of all rounds of an endpoint, in whatever order.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    parts = list(profiles)
+    if not parts:
+        raise ValueError("there is no profile to merge")
+    kinds = sorted({part.kind for part in parts})
+    return Profile.build(
+        min(part.name for part in parts) if name is None else name,
+        kinds[0] if len(kinds) == 1 else "several",
+        [(stack.frames, stack.seconds) for part in parts for stack in part.stacks],
+        seconds=math.fsum(part.seconds for part in parts),
+        notes=sorted({note for part in parts for note in part.notes}),
+    )
+
+
+def movers(base: Profile, head: Profile, n: int = 3) -> tuple[Mover, ...]:
+    """Return what the time between two profiles went to, the largest change first.
+
+    Stacks are added up by the innermost function of the user's and the library function that it
+    called. Lines are not compared: they move with every edit above them.
+    """
+    before, after = _by_call(base), _by_call(head)
+    found = []
+    for key in before.keys() | after.keys():
+        frame, under = (after if key in after else before)[key][0]
+        found.append(Mover(frame, under, _sum(before, key), _sum(after, key)))
+    found = [mover for mover in found if round(mover.seconds, _MICROSECOND_DIGITS)]
+    found.sort(key=lambda mover: (-abs(mover.seconds), mover.frame, mover.under or mover.frame))
+    return tuple(found[:n])
+
+
+_Call = tuple[Frame, Frame | None]
+_Calls = dict[tuple[str, ...], tuple[_Call, list[float]]]
+
+
+def _by_call(profile: Profile) -> _Calls:
+    calls: _Calls = {}
+    for stack in profile.stacks:
+        if not stack.frames:
+            continue
+        frame, under = _call(stack.frames)
+        key = (frame.function, frame.file, *((under.function, under.file) if under else ()))
+        calls.setdefault(key, ((frame, under), []))[1].append(stack.seconds)
+    return calls
+
+
+def _call(frames: tuple[Frame, ...]) -> _Call:
+    """Return the library function that the user's innermost one called, and that one."""
+    for depth in range(len(frames) - 1, -1, -1):
+        if frames[depth].user:
+            innermost = depth == len(frames) - 1
+            return (frames[depth], None) if innermost else (frames[depth + 1], frames[depth])
+    return frames[-1], None
+
+
+def _sum(calls: _Calls, key: tuple[str, ...]) -> float:
+    return math.fsum(calls[key][1]) if key in calls else 0.0
+
+
+def _table(
+    stacks: Iterable[Sequence[Frame]],
+) -> tuple[list[Frame], list[tuple[int, ...]]]:
+    """Return all distinct frames, sorted, and each stack as their numbers."""
+    kept = list(stacks)
+    # By identity first: stacks share their frames, and hashing or comparing one costs much more.
+    objects: dict[int, Frame] = {}
+    for frames in kept:
+        objects.update(zip(map(id, frames), frames, strict=True))
+    distinct = {_fields(frame): frame for frame in objects.values()}
+    ordered = sorted(distinct)
+    numbers = {fields: number for number, fields in enumerate(ordered)}
+    by_object = {key: numbers[_fields(frame)] for key, frame in objects.items()}
+    paths = [tuple(map(by_object.__getitem__, map(id, frames))) for frames in kept]
+    return [distinct[fields] for fields in ordered], paths
+
+
+def _plain(text: str) -> str:
+    # A lone surrogate in a file's name would break every pipe it is sent through.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not text")
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{value!r} is not a number to count with")
+    return value
+
+
+def _time(value: object) -> float:
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{value!r} is not a time")
+    return float(value)
