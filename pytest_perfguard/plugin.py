@@ -21,14 +21,17 @@ from pytest_perfguard.options import (
 if TYPE_CHECKING:
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.guard import Guard
+    from pytest_perfguard.profiles import Profiles
     from pytest_perfguard.suite import Suite
 
 _MARKERS = (
     "perf_budget(METRIC=LIMIT, ...): fail the test if it costs more; see 'perfguard explain'.",
+    "perf_profile(rerun=True): run once more for a profile; rerun=False keeps the fixtures.",
     "performance: measure the test; perfguard gives it to every test that it measures.",
 )
 _GUARD = pytest.StashKey["Guard"]()
 _MISTAKES = pytest.StashKey[dict[str, tuple[str, ...]]]()
+_PROFILES = pytest.StashKey["Profiles"]()
 _SUITE = pytest.StashKey["Suite"]()
 
 
@@ -46,6 +49,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if is_asked_for(config):
             _guard(config)
             _suite(config)
+        if option(config, "profile") not in ("marked", "never"):
+            _profiles(config)
     except PerfguardError as error:
         raise pytest.UsageError(f"perfguard: {error}") from None
     config.pluginmanager.register(_Reports(config), "perfguard-reports")
@@ -60,6 +65,25 @@ def _guard(config: pytest.Config) -> Guard:
         guard = config.stash[_GUARD] = Guard(config)
         config.pluginmanager.register(guard, "perfguard-guard")
     return guard
+
+
+def _profiles(config: pytest.Config) -> Profiles:
+    """Return what profiles tests of this process, making it at first use."""
+    profiles = config.stash.get(_PROFILES, None)
+    if profiles is None:
+        from pytest_perfguard.profiles import Profiles  # noqa: PLC0415
+
+        profiles = config.stash[_PROFILES] = Profiles(config, _guard(config))
+        config.pluginmanager.register(profiles, "perfguard-profiles")
+    return profiles
+
+
+def _ask_for_profile(config: pytest.Config, item: pytest.Item | None) -> None:
+    """Profile a test that is running, or those that are marked, unless that is switched off."""
+    if option(config, "profile") != "never":
+        profiles = _profiles(config)
+        if item is not None:
+            profiles.asked(item)
 
 
 def _suite(config: pytest.Config) -> Suite:
@@ -101,12 +125,17 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> dict[str, tuple[st
         plan = guard.plan(item) if guard and (guard.has_rules or _is_measured(item)) else None
         if plan is not None and plan.mistakes:
             mistakes[item.nodeid] = plan.mistakes
+        if plan is not None and item.get_closest_marker("perf_profile") is not None:
+            try:
+                _ask_for_profile(config, item=None)
+            except PerfguardError as error:
+                mistakes[item.nodeid] = (*plan.mistakes, f"perf_profile: {error}")
     return mistakes
 
 
 def _is_measured(item: pytest.Item) -> bool:
     return "perf" in getattr(item, "fixturenames", ()) or any(
-        mark.name in ("perf_budget", "performance") for mark in item.iter_markers()
+        mark.name in ("perf_budget", "perf_profile", "performance") for mark in item.iter_markers()
     )
 
 
@@ -115,7 +144,8 @@ def perf(request: pytest.FixtureRequest) -> Perf:
     """Measure blocks of a test: ``with perf.measure("name", sql_queries=5) as m``."""
     from pytest_perfguard.fixtures import Perf  # noqa: PLC0415
 
-    return Perf(_guard(request.config), request.node)
+    item, config = request.node, request.config
+    return Perf(_guard(config), item, lambda: _ask_for_profile(config, item))
 
 
 class _Reports:
@@ -140,6 +170,9 @@ class _Reports:
         record = report.__dict__.get("perfguard")
         if record is not None and not self._is_worker:
             _suite(self._config).add_record(record)
+        profile = report.__dict__.get("perfguard_profiles")
+        if profile is not None and not self._is_worker:
+            _suite(self._config).add_profile(profile)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

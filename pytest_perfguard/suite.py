@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,15 @@ class Suite:
         self._waivers: set[str] = set()
         self._broken_waivers: set[str] = set()
         self._written = ""
+        self._profiles: list[str] = []
 
     def add_record(self, record: Mapping[str, Any]) -> None:
         """Keep the record of a test; a rerun's replaces the one before."""
         self._records[record["nodeid"]] = record
+
+    def add_profile(self, lines: Sequence[str]) -> None:
+        """Keep what is to be said of the profile of a test that has not failed."""
+        self._profiles += lines
 
     def add_facts(self, facts: Mapping[str, Any]) -> None:
         """Keep what one process knows of the suite; every worker collects all of it."""
@@ -60,7 +65,8 @@ class Suite:
         run = self.run()
         full = bool(option(config, ""))
         notices = self._notices(run, whole=is_whole(config, terminal))
-        if not (run.records or notices or full or self._written) or config.getoption("collectonly"):
+        told = notices or full or self._written or self._profiles
+        if not (run.records or told) or config.getoption("collectonly"):
             return
         lines = summary(
             run,
@@ -69,6 +75,7 @@ class Suite:
             notices=notices,
             width=terminal._tw.fullwidth,
         )
+        lines += self._profiles
         if self._written:
             lines.append(self._written)
         terminal.write_sep("=", "perfguard")

@@ -1,0 +1,57 @@
+"""The files that are written beside a run: which there are of a profile, and what they are called.
+
+A node id may hold anything, and a file's name very little: what is lost on the way is made up for
+by a hash, so that two tests never share a file, whatever worker writes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from pytest_perfguard.probes.profiling import Captured
+from pytest_perfguard.reports.pages import offline
+
+_MAX_NAME = 60
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+# What Windows keeps for itself, with any ending.
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+
+# What is written of each profile, by the ending of the file.
+FORMATS: dict[str, Callable[[Captured], str]] = {
+    "html": lambda captured: offline(captured.html()),
+    "profile.json": lambda captured: json.dumps(captured.profile.to_dict()),
+}
+
+
+def safe_name(text: str) -> str:
+    """Return a name for a file or folder, the same for the same text and for no other."""
+    name = _UNSAFE.sub("-", text).strip("-.")[:_MAX_NAME].strip("-.")
+    # Two names that differ in case alone are one on some systems.
+    if name == text and name == name.lower() and not _RESERVED.fullmatch(name):
+        return name
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    # In front of a dot, what Windows keeps for itself would be recognised.
+    return f"{name.replace('.', '_') if _RESERVED.fullmatch(name) else name}-{digest}".lstrip("-")
+
+
+def write_profile(folder: Path, nodeid: str, captured: Captured) -> dict[str, Path]:
+    """Write a profile in every format; return the files by their endings.
+
+    Raises:
+        OSError: if one cannot be written.
+    """
+    directory = folder / "profiles" / safe_name(nodeid)
+    directory.mkdir(parents=True, exist_ok=True)
+    stem = safe_name(f"{captured.profile.kind} {captured.profile.name}")
+    written = {}
+    for ending, render in FORMATS.items():
+        path = directory / f"{stem}.{ending}"
+        text = render(captured).encode("utf-8", "backslashreplace")
+        unfinished = path.with_name(f"{path.name}.new")
+        unfinished.write_bytes(text)
+        written[ending] = unfinished.replace(path)
+    return written
