@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_perfguard.probes.profiling import Captured
+from pytest_perfguard.profile_files import write_artefact
+from pytest_perfguard.reports.flamegraph import flamegraph
 from pytest_perfguard.reports.pages import offline
 
 _MAX_NAME = 60
@@ -22,6 +24,7 @@ _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGN
 
 # What is written of each profile, by the ending of the file.
 FORMATS: dict[str, Callable[[Captured], str]] = {
+    "svg": lambda captured: flamegraph(captured.profile),
     "html": lambda captured: offline(captured.html()),
     "profile.json": lambda captured: json.dumps(captured.profile.to_dict()),
 }
@@ -42,16 +45,14 @@ def write_profile(folder: Path, nodeid: str, captured: Captured) -> dict[str, Pa
     """Write a profile in every format; return the files by their endings.
 
     Raises:
-        OSError: if one cannot be written.
+        ProfileFileError: if one cannot be written.
     """
     directory = folder / "profiles" / safe_name(nodeid)
-    directory.mkdir(parents=True, exist_ok=True)
     stem = safe_name(f"{captured.profile.kind} {captured.profile.name}")
     written = {}
     for ending, render in FORMATS.items():
-        path = directory / f"{stem}.{ending}"
-        text = render(captured).encode("utf-8", "backslashreplace")
-        unfinished = path.with_name(f"{path.name}.new")
-        unfinished.write_bytes(text)
-        written[ending] = unfinished.replace(path)
+        written[ending] = directory / f"{stem}.{ending}"
+        # A lone surrogate in the name of a test is in no encoding.
+        text = render(captured).encode("utf-8", "backslashreplace").decode("utf-8")
+        write_artefact(text, written[ending])
     return written

@@ -23,7 +23,7 @@ from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.artifacts import write_profile
 from pytest_perfguard.benchmark_fixture import is_benchmark
-from pytest_perfguard.errors import SettingError
+from pytest_perfguard.errors import ProfileFileError, SettingError
 from pytest_perfguard.guard import PLAN, BudgetFailure, Guard, Plan
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Level, Status, Verdict
@@ -329,8 +329,8 @@ class Profiles:
                 for each in captured:
                     files = write_profile(self._folder, run.item.nodeid, each)
                     written = files if each is main else written
-            except OSError as error:
-                run.remarks.append(f"the files of the profile could not be written: {error}")
+            except ProfileFileError as error:
+                run.remarks.append(str(error))
             lines = profile_lines(
                 main.profile, {ending: self._shown(path) for ending, path in written.items()}
             )

@@ -49,14 +49,23 @@ def write_run(run: Run, path: Path) -> None:
     """
     text = json.dumps(_without_samples(run.to_dict()), indent=1, ensure_ascii=False) + "\n"
     try:
-        if path.exists() and not path.is_file():
-            # A device or a pipe is written to, not replaced.
-            path.write_text(text, encoding="utf-8")
-        else:
-            _replace(path.resolve(), text)
+        write_whole(path, text)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFileError(f"{path} cannot be written: {reason}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, so that it is either the old one or the whole new one.
+
+    Raises:
+        OSError, ValueError, RuntimeError: if it cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        # A device or a pipe is written to, not replaced.
+        path.write_text(text, encoding="utf-8")
+    else:
+        _replace(path.resolve(), text)
 
 
 def _replace(target: Path, text: str) -> None:

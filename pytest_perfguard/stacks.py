@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from pytest_perfguard.units import Unit, show
+from pytest_perfguard.visible import visible
 
 PROFILE_FORMAT = "perfguard-profile"
 PROFILE_SCHEMA = 1
@@ -69,7 +70,8 @@ class Hot:
     share: float
 
     def __str__(self) -> str:
-        return f"`{self.frame.function}` {self.frame.place} {self.share * 100:.0f} %"
+        where = visible(f"`{self.frame.function}` {self.frame.place}")
+        return f"{where} {self.share * 100:.0f} %"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Mover:
         change = f"{'+' if self.seconds >= 0 else '-'}{show(abs(self.seconds), Unit.SECONDS)}"
         under = f" under `{self.under.function}`" if self.under else ""
         remark = f" ({self.remark})" if self.remark else ""
-        return f"{change} in `{self.frame.name}`{under}{remark}"
+        return visible(f"{change} in `{self.frame.name}`{under}{remark}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ _WRITTEN: dict[str, tuple[list[str], str, object]] = {
     "top": (["--perfguard-top=9"], "9", 9),
     "packages": (["--perfguard-packages=shop"], "shop", ["shop"]),
     "show_parameters": (["--perfguard-show-parameters"], "true", True),
+    "profile": (["--perfguard-profile=slow:3"], "slow:3", "slow:3"),
+    "artifacts": (["--perfguard-artifacts=out"], "out", "out"),
     "key_words": (["--perfguard-key-words=profile"], "profile", ["profile"]),
 }
 
