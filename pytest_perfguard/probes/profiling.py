@@ -101,8 +101,9 @@ class _Part:
 class _Sampling:
     """The sampler of one span in one thread."""
 
-    def __init__(self, part: _Part, anchors: tuple[_Anchor, ...]) -> None:
+    def __init__(self, part: _Part, anchors: tuple[_Anchor, ...], reader: _Reader) -> None:
         self._part = part
+        self._reader = reader
         self._thread = threading.get_ident()
         self._anchors = anchors
         self._samples: list[_Sample] = []
@@ -125,7 +126,9 @@ class _Sampling:
         part = self._part
         part.threads.discard(self._thread)
         others = [(a, b) for thread, a, b in part.busy if thread != self._thread]
-        samples = list(_without_waiting(self._samples, others)) if others else self._samples
+        samples = self._samples
+        if others:
+            samples = list(_without_waiting(samples, others, self._reader))
         for each in part.and_around():
             each.samples += samples
             if each.home != self._thread:
@@ -133,9 +136,12 @@ class _Sampling:
 
 
 def _without_waiting(
-    samples: Iterable[_Sample], busy: list[tuple[float, float]]
+    samples: Iterable[_Sample], busy: list[tuple[float, float]], reader: _Reader
 ) -> Iterator[_Sample]:
-    """Leave out the time in which a thread waited while others were busy for it."""
+    """Leave out the time in which a thread waited while others were busy for it.
+
+    It may wait for Python's lock, too, in any function of the libraries that connect the threads.
+    """
     spells: list[tuple[float, float]] = []
     for start, end in sorted(busy):
         if spells and start <= spells[-1][1]:
@@ -143,7 +149,7 @@ def _without_waiting(
         else:
             spells.append((start, end))
     for sample in samples:
-        if pyinstrument.read(sample.stack[-1]).function not in _WAITING:
+        if not reader.waits(sample):
             yield sample
             continue
         began = sample.ended - sample.seconds
@@ -164,6 +170,7 @@ class Capture:
         self._lock = threading.Lock()
         self._parts: dict[OpenSpan, _Part] = {}
         self._own: dict[OpenSpan, _Sampling] = {}
+        self._reader = _Reader(spans)
         self._bridges = Bridges(spans, self.elsewhere)
 
     def __enter__(self) -> Self:
@@ -206,7 +213,7 @@ class Capture:
 
     def _enter(self, part: _Part) -> None:
         part.anchors = _anchors()
-        self._own[part.span] = _Sampling(part, part.anchors)
+        self._own[part.span] = _Sampling(part, part.anchors, self._reader)
 
     def _leave(self, span: OpenSpan) -> None:
         sampling = self._own.pop(span, None)
@@ -234,7 +241,7 @@ class Capture:
         if part is None or part.home == thread or thread in part.threads:
             yield
             return
-        sampling = _Sampling(part, _anchors())
+        sampling = _Sampling(part, _anchors(), self._reader)
         try:
             yield
         finally:
@@ -245,8 +252,7 @@ class Capture:
         groups: dict[tuple[str, str], list[_Part]] = {}
         for part in self._parts.values():
             groups.setdefault((part.span.kind, part.span.name), []).append(part)
-        reader = _Reader(self._spans)
-        found = [reader.captured(kind, name, parts) for (kind, name), parts in groups.items()]
+        found = [self._reader.captured(kind, name, parts) for (kind, name), parts in groups.items()]
         return sorted(found, key=lambda each: (-each.profile.seconds, each.profile.name))
 
 
@@ -298,6 +304,12 @@ class _Reader:
         notes = [f"only {len(samples)} samples: the shares are rough"] if few else []
         profile = Profile.build(name, kind, samples, seconds=seconds, notes=notes)
         return Captured(profile, tuple(records))
+
+    def waits(self, sample: _Sample) -> bool:
+        """Return whether a sample was taken while its thread had nothing of the user's to do."""
+        if pyinstrument.read(sample.stack[-1]).function in _WAITING:
+            return True
+        return not any(self._known(frame).user for frame in self._cut(sample, ()))
 
     def _cut(self, sample: _Sample, anchors: tuple[_Anchor, ...]) -> list[str]:
         """Return the frames that are worth showing; none for what perfguard itself did."""
