@@ -323,7 +323,7 @@ class Profiles:
         captured = [each for each in run.capture.profiles() if each.records][:_MAX_PROFILES]
         lines = []
         if captured:
-            main = _main(captured, [verdict.span for verdict in verdicts])
+            main = _main(captured, verdicts)
             written: dict[str, Path] = {}
             try:
                 for each in captured:
@@ -445,14 +445,17 @@ def _red(item: pytest.Item, call: pytest.CallInfo[None]) -> list[Verdict]:
     ]
 
 
-def _main(captured: list[Captured], spans: list[str]) -> Captured:
+def _main(captured: list[Captured], verdicts: list[Verdict]) -> Captured:
     """Return the profile that explains a test: of what went red, of its request, or of all."""
-    for name in spans:
-        for each in captured:
-            if each.profile.name == name:
-                return each
+    kinds = {"http": "request", "time": "call"}
+    for verdict in verdicts:
+        wanted = kinds.get(verdict.metric.partition("_")[0])
+        named = [each for each in captured if each.profile.name == verdict.span]
+        of_kind = [each for each in captured if each.profile.kind == wanted]
+        for each in (*(each for each in named if each.profile.kind != "test"), *of_kind):
+            return each
     requests = [each for each in captured if each.profile.kind == "request"]
-    if len(requests) == 1:
+    if len(requests) == 1 and not verdicts:
         return requests[0]
     return next((each for each in captured if each.profile.kind == "test"), captured[0])
 

@@ -204,7 +204,8 @@ class Capture:
         part = self._parts.get(span)
         if part is None:
             return
-        part.seconds = Clock.now() - span.started
+        if span.kind != "test":
+            part.seconds = Clock.now() - span.started
         self._leave(span)
         with self._lock:
             for around in part.and_around():
@@ -228,9 +229,11 @@ class Capture:
             yield
             return
         self._enter(part)
+        started = Clock.now()
         try:
             yield
         finally:
+            part.seconds += Clock.now() - started
             self._leave(part.span)
 
     @contextmanager
@@ -300,9 +303,12 @@ class _Reader:
                 if stack:
                     records.append((stack, sample.seconds))
                     samples.append(([self._known(frame) for frame in stack], sample.seconds))
+                else:
+                    # What perfguard does itself is no time of the user's.
+                    seconds -= sample.seconds
         few = len(samples) < FEW_SAMPLES
         notes = [f"only {len(samples)} samples: the shares are rough"] if few else []
-        profile = Profile.build(name, kind, samples, seconds=seconds, notes=notes)
+        profile = Profile.build(name, kind, samples, seconds=max(seconds, 0.0), notes=notes)
         return Captured(profile, tuple(records))
 
     def waits(self, sample: _Sample) -> bool:

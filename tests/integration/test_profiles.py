@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
+from pytest_perfguard.artifacts import FORMATS
 from pytest_perfguard.model import Record
 from pytest_perfguard.stacks import Profile
 
@@ -112,11 +112,11 @@ def test_a_marked_test_is_run_once_more_and_its_hottest_lines_are_told(
     (hottest, *_) = profiles()["test test_it"].hottest()
     assert hottest.frame.file == "work.py"
     assert hottest.share > 0.5
-    endings = {"".join(p.suffixes[-2:]) for p in pytester.path.glob(".perfguard/*/*/*")}
-    assert {"".join(Path(e).suffixes) for e in endings} >= {".html", ".svg", ".profile.json"}
+    files = [path.name for path in pytester.path.glob(".perfguard/*/*/*")]
+    assert {name.partition(".")[2] for name in files} == set(FORMATS)
 
 
-@pytest.mark.parametrize("word", ["marked", "never", "failed", "slow:1", "all"])
+@pytest.mark.parametrize("word", ["marked", "never", "failed", "slow:2", "all"])
 def test_which_tests_are_profiled(
     pytester: pytest.Pytester, run: Run, runs: Runs, word: str
 ) -> None:
@@ -164,7 +164,7 @@ def test_which_tests_are_profiled(
         "marked": {"marked"},
         "never": set(),
         "failed": {"marked", "red"},
-        "slow:1": {"marked", "slowest"},
+        "slow:2": {"marked", "slowest"},
         "all": {"marked", "measured", "red", "statements"},
     }[word]
     if word.startswith("slow"):
@@ -216,20 +216,19 @@ def test_the_counts_and_times_reported_are_those_of_the_run_without_a_profiler(
             yield shop
             shop.get_email(2)
 
-        @pytest.mark.perf_budget(sql_queries=2, time_median="10s")
+        @pytest.mark.perf_budget(sql_queries=3, time_median="10s")
         def test_it(perf, made):
             work.note("test_it")
             made.list_eagerly()
             timed = perf.time(work.serialize, rounds=5)
             assert timed.timing.rounds == 5
             with perf.measure("block", sql_queries=1):
-                pass
+                made.get_email(3)
         """
     )
 
     def measured() -> Record:
-        record = records()["test_it"]
-        return record
+        return records()["test_it"]
 
     run("--perfguard-json=run.json", "--perfguard-profile=never").assert_outcomes(passed=1)
     without = measured()
@@ -246,7 +245,7 @@ def test_the_counts_and_times_reported_are_those_of_the_run_without_a_profiler(
         }
 
     assert counts(profiled) == counts(without)
-    assert counts(profiled)["sql_queries"] == 2
+    assert counts(profiled)["sql_queries"] == 3
     assert [v.to_dict()["metric"] for v in profiled.verdicts] == [
         v.to_dict()["metric"] for v in without.verdicts
     ]
@@ -255,7 +254,7 @@ def test_the_counts_and_times_reported_are_those_of_the_run_without_a_profiler(
 
 
 def test_fixtures_are_made_anew_for_the_pass_and_those_around_it_are_kept(
-    pytester: pytest.Pytester, run: Run
+    pytester: pytest.Pytester, run_once: Run
 ) -> None:
     pytester.makepyfile(
         test_it="""
@@ -288,7 +287,7 @@ def test_fixtures_are_made_anew_for_the_pass_and_those_around_it_are_kept(
         """
     )
 
-    result = run("-k", "1")
+    result = run_once("-k", "1")
 
     result.assert_outcomes(passed=1)
     assert pytester.path.joinpath("log.txt").read_text().split("\n")[:-1] == [
@@ -348,7 +347,7 @@ def test_the_slowest_are_run_again_before_what_all_share_is_taken_down(
 
 
 def test_a_block_is_profiled_in_the_pass_alone(
-    pytester: pytest.Pytester, run: Run, runs: Runs, profiles: Profiles
+    pytester: pytest.Pytester, run_once: Run, runs: Runs, profiles: Profiles
 ) -> None:
     pytester.makepyfile(
         test_it="""
@@ -362,17 +361,17 @@ def test_a_block_is_profiled_in_the_pass_alone(
         """
     )
 
-    run().assert_outcomes(passed=1)
+    run_once().assert_outcomes(passed=1)
 
     assert runs() == [("before", False), ("before", True), ("inside", False), ("inside", True)]
     assert profiles()["block report"].hottest(1)[0].frame.file == "work.py"
 
-    run("--perfguard-profile=never").assert_outcomes(passed=1)
+    run_once("--perfguard-profile=never").assert_outcomes(passed=1)
     assert runs() == [("before", False), ("inside", False)]
 
 
 def test_rounds_are_profiled_by_their_endpoint(
-    pytester: pytest.Pytester, run: Run, profiles: Profiles
+    pytester: pytest.Pytester, run_once: Run, profiles: Profiles
 ) -> None:
     pytester.makepyfile(
         test_it="""
@@ -393,7 +392,7 @@ def test_rounds_are_profiled_by_their_endpoint(
         """
     )
 
-    result = run("--perfguard-profile=failed")
+    result = run_once("--perfguard-profile=failed")
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
@@ -404,6 +403,16 @@ def test_rounds_are_profiled_by_their_endpoint(
     assert "item" in functions
 
 
+CASE = """
+class TestIt(unittest.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    pass
+
+  @pytest.mark.perf_profile
+  def test_it(self):"""
+
+
 @pytest.mark.parametrize(
     ("test", "why"),
     [
@@ -412,18 +421,14 @@ def test_rounds_are_profiled_by_their_endpoint(
             "perf_profile(rerun=False)",
         ),
         ("@pytest.mark.perf_profile\n@pytest.mark.flaky\ndef test_it(items):", "another plugin"),
-        (
-            "class TestIt(unittest.TestCase):\n  @classmethod\n  def setUpClass(cls): pass\n"
-            "  @pytest.mark.perf_profile\n  def test_it(self, items=()):",
-            "it is a method of a unittest.TestCase",
-        ),
+        (CASE, "it is a method of a unittest.TestCase"),
     ],
 )
 def test_where_fixtures_cannot_be_made_anew_the_function_alone_is_profiled(
-    pytester: pytest.Pytester, run: Run, runs: Runs, profiles: Profiles, test: str, why: str
+    pytester: pytest.Pytester, run_once: Run, runs: Runs, profiles: Profiles, test: str, why: str
 ) -> None:
-    body = "\n    ".join(("", "work.note('test_it')", "work.serialize()"))
-    body = body.replace("\n", "\n  ") if test.startswith("class") else body
+    body = "\n    work.note('test_it')\n    work.serialize()"
+    body = body.replace("\n", "\n  ") if test is CASE else body
     pytester.makepyfile(
         test_it=f"""
 import pytest, unittest, work
@@ -436,7 +441,7 @@ def items():
 """
     )
 
-    result = run("--perfguard-json=run.json")
+    result = run_once("--perfguard-json=run.json")
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(
@@ -506,7 +511,7 @@ def test_what_goes_wrong_in_the_pass_is_told_and_changes_no_outcome(
 
 
 def test_an_interrupt_in_the_pass_ends_the_session_and_loses_no_verdict(
-    pytester: pytest.Pytester, run_once: Run
+    pytester: pytest.Pytester,
 ) -> None:
     pytester.makepyfile(
         """
@@ -524,7 +529,7 @@ def test_an_interrupt_in_the_pass_ends_the_session_and_loses_no_verdict(
         """
     )
 
-    result = run_once()
+    result = pytester.runpytest_subprocess()
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.assert_outcomes(passed=1)
@@ -532,7 +537,7 @@ def test_an_interrupt_in_the_pass_ends_the_session_and_loses_no_verdict(
 
 
 def test_an_expected_failure_stays_one_and_is_not_explained(
-    pytester: pytest.Pytester, run: Run, runs: Runs
+    pytester: pytest.Pytester, run_once: Run, runs: Runs
 ) -> None:
     pytester.makepyfile(
         """
@@ -551,7 +556,7 @@ def test_an_expected_failure_stays_one_and_is_not_explained(
         """
     )
 
-    run("--perfguard-profile=failed").assert_outcomes(xfailed=1, skipped=1)
+    run_once("--perfguard-profile=failed").assert_outcomes(xfailed=1, skipped=1)
 
     assert runs() == [("expected", False)]
 
@@ -675,7 +680,7 @@ def test_a_word_that_is_none_is_refused(
     result.stderr.fnmatch_lines([f"*perfguard_profile = '{word}': *"])
 
 
-def test_a_mark_that_cannot_be_read_is_refused(pytester: pytest.Pytester, run: Run) -> None:
+def test_a_mark_that_cannot_be_read_is_refused(pytester: pytest.Pytester, run_once: Run) -> None:
     pytester.makepyfile(
         """
         import pytest
@@ -686,7 +691,7 @@ def test_a_mark_that_cannot_be_read_is_refused(pytester: pytest.Pytester, run: R
         """
     )
 
-    result = run()
+    result = run_once()
 
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*perf_profile takes nothing but rerun=False, not 'reruns'*"])
