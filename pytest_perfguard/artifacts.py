@@ -34,7 +34,7 @@ def safe_name(text: str) -> str:
     """Return a name for a file or folder, the same for the same text and for no other."""
     name = _UNSAFE.sub("-", text).strip("-.")[:_MAX_NAME].strip("-.")
     # Two names that differ in case alone are one on some systems.
-    if name == text and name == name.lower() and not _RESERVED.fullmatch(name):
+    if name and name == text == name.lower() and not _RESERVED.fullmatch(name):
         return name
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
     # In front of a dot, what Windows keeps for itself would be recognised.
