@@ -16,6 +16,7 @@ from pytest_perfguard.probes.profiling import Captured
 from pytest_perfguard.profile_files import write_artefact
 from pytest_perfguard.reports.flamegraph import flamegraph
 from pytest_perfguard.reports.pages import offline
+from pytest_perfguard.reports.speedscope import speedscope
 
 _MAX_NAME = 60
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -26,6 +27,7 @@ _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGN
 FORMATS: dict[str, Callable[[Captured], str]] = {
     "svg": lambda captured: flamegraph(captured.profile),
     "html": lambda captured: offline(captured.html()),
+    "speedscope.json": lambda captured: speedscope(captured.profile),
     "profile.json": lambda captured: json.dumps(captured.profile.to_dict()),
 }
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from textwrap import fill
 
 from pytest_perfguard import __version__
-from pytest_perfguard.errors import MetricError, RunFileError
+from pytest_perfguard.errors import MetricError, ProfileFileError, RunFileError
+from pytest_perfguard.flamediff import flamediff
 from pytest_perfguard.metrics import METRICS, Metric, lookup
 from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.reports.terminal import summary
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MetricError as error:
         print(f"perfguard: {error}", file=sys.stderr)
         return USAGE
-    except RunFileError as error:
+    except (RunFileError, ProfileFileError) as error:
         print(f"perfguard: {error}", file=sys.stderr)
         return FAULT
     except BrokenPipeError:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="perfguard", description="Read what pytest --perfguard-json wrote."
+        prog="perfguard", description="Read what pytest --perfguard wrote."
     )
     parser.add_argument("--version", action="version", version=f"perfguard {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -58,6 +59,27 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("file", type=Path, metavar="RUN.json")
     report.add_argument("--top", type=int, default=5, metavar="N", help="length of the lists")
     report.set_defaults(run=_report)
+
+    diff = commands.add_parser(
+        "flamediff", help="compare two profiles: what moved, and a picture of it"
+    )
+    diff.add_argument("base", type=Path, metavar="BASE")
+    diff.add_argument("head", type=Path, metavar="HEAD")
+    diff.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("flamediff.svg"),
+        metavar="FILE",
+        help="where the picture goes (default: %(default)s)",
+    )
+    diff.add_argument(
+        "--normalised",
+        action="store_true",
+        help="colour by the share of all time instead of by seconds",
+    )
+    diff.add_argument("--top", type=int, default=5, metavar="N", help="length of the list")
+    diff.set_defaults(run=_flamediff)
     return parser
 
 
@@ -92,3 +114,11 @@ def _report(options: argparse.Namespace) -> int:
         print(f"{record.nodeid}\n{failure(record, width)}\n")
     print("\n".join(summary(run, top=options.top, full=True, width=width)))
     return BREACH if failing else OK
+
+
+def _flamediff(options: argparse.Namespace) -> int:
+    words = flamediff(
+        options.base, options.head, options.output, normalised=options.normalised, top=options.top
+    )
+    print(words)
+    return OK

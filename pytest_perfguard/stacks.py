@@ -11,6 +11,9 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nsmallest
+from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Self
 
 from pytest_perfguard.units import Unit, show
@@ -19,6 +22,7 @@ from pytest_perfguard.visible import visible
 PROFILE_FORMAT = "perfguard-profile"
 PROFILE_SCHEMA = 1
 _MICROSECOND_DIGITS = 6
+_fields = attrgetter("function", "file", "line", "user")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -127,6 +131,11 @@ class Profile:
     stacks: tuple[Stack, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if any(before.frames >= after.frames for before, after in pairwise(self.stacks)):
+            samples = [(stack.frames, stack.seconds) for stack in self.stacks]
+            object.__setattr__(self, "stacks", aggregate(samples))
+
     @classmethod
     def build(
         cls,
@@ -162,19 +171,17 @@ class Profile:
         The time of a stack belongs to its innermost line of the user's: what a library does is
         done for the line that called it. A stack without any is nobody's.
         """
-        times: defaultdict[Frame, list[float]] = defaultdict(list)
+        times: defaultdict[Frame, float] = defaultdict(float)
         for stack in self.stacks:
             for frame in reversed(stack.frames):
                 if frame.user:
-                    times[frame].append(stack.seconds)
+                    times[frame] += stack.seconds
                     break
         total = self.total
-        found = [
-            Hot(frame, math.fsum(parts), math.fsum(parts) / total if total else 0.0)
-            for frame, parts in times.items()
-        ]
-        found.sort(key=lambda hot: (-hot.seconds, hot.frame))
-        return tuple(hot for hot in found[:n] if hot.seconds > 0)
+        hottest = nsmallest(n, times, key=lambda frame: (-times[frame], frame))
+        return tuple(
+            Hot(frame, times[frame], times[frame] / total) for frame in hottest if times[frame] > 0
+        )
 
     def without_values(self) -> Self:
         """Return it as it may be kept in a repository: names of code and times, nothing else.
@@ -309,12 +316,16 @@ def _table(
 ) -> tuple[list[Frame], list[tuple[int, ...]]]:
     """Return all distinct frames, sorted, and each stack as their numbers."""
     kept = list(stacks)
-    # By identity first: stacks share their frames, and hashing a frame costs much more.
-    objects = {id(frame): frame for frames in kept for frame in frames}
-    table = sorted(set(objects.values()))
-    numbers = {frame: number for number, frame in enumerate(table)}
-    by_object = {key: numbers[frame] for key, frame in objects.items()}
-    return table, [tuple([by_object[id(frame)] for frame in frames]) for frames in kept]
+    # By identity first: stacks share their frames, and hashing or comparing one costs much more.
+    objects: dict[int, Frame] = {}
+    for frames in kept:
+        objects.update(zip(map(id, frames), frames, strict=True))
+    distinct = {_fields(frame): frame for frame in objects.values()}
+    ordered = sorted(distinct)
+    numbers = {fields: number for number, fields in enumerate(ordered)}
+    by_object = {key: numbers[_fields(frame)] for key, frame in objects.items()}
+    paths = [tuple(map(by_object.__getitem__, map(id, frames))) for frames in kept]
+    return [distinct[fields] for fields in ordered], paths
 
 
 def _plain(text: str) -> str:

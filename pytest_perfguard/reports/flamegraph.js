@@ -7,7 +7,7 @@
   const details = [...svg.querySelectorAll(".details")];
   const XHTML = "http://www.w3.org/1999/xhtml";
   const HINT = ["Click or Enter: zoom in.  Esc: out again.", "/: search.  Arrows: from frame to frame."];
-  const PAD = 4, FIRST_WIDE = 0x1100, FEWEST = 3, TINY = 1e-3;
+  const PAD = 4, FIRST_WIDE = 0x1100, PUNCTUATION = 0x2000, ARROWS = 0x2190, FEWEST = 3, TINY = 1e-3;
 
   const frames = [...chart.children].map((element) => {
     const lines = element.firstElementChild.textContent.split("\n");
@@ -19,6 +19,7 @@
       text: element.querySelector("text"),
       // Frames of which more is worth a word than the name.
       telling: /\b(u\d|g\d|s\d)\b/.test(element.getAttribute("class")),
+      root: element.classList.contains("root"),
       hidden: false,
     };
   });
@@ -32,7 +33,10 @@
   const contains = (outer, inner) => outer.x <= inner.x + TINY && end(outer) >= end(inner) - TINY;
   const columns = (text) => {
     let sum = 0;
-    for (const character of text) sum += character.codePointAt(0) < FIRST_WIDE ? 1 : 2;
+    for (const character of text) {
+      const code = character.codePointAt(0);
+      sum += code < FIRST_WIDE || (code >= PUNCTUATION && code < ARROWS) ? 1 : 2;
+    }
     return sum;
   };
   const fit = (text, room) => {
@@ -47,6 +51,15 @@
     return kept.trimEnd() + "…";
   };
 
+  const fitName = (name, room) => {
+    while (columns(name) > room) {
+      const dot = name.indexOf(".");
+      if (dot < 0 || dot === name.length - 1) break;
+      name = name.slice(dot + 1);
+    }
+    return fit(name, room);
+  };
+
   const measure = () => {
     const probe = details[0];
     const before = probe.textContent;
@@ -58,7 +71,7 @@
   const label = (frame, room) => {
     const [name, more] = frame.lines;
     const both = `${name}  ${more}`;
-    const shown = frame.telling && columns(both) <= room ? both : fit(name, room);
+    const shown = frame.telling && columns(both) <= room ? both : (frame.root ? fit : fitName)(name, room);
     if (!frame.text) {
       if (!shown) return;
       frame.text = document.createElementNS(svg.namespaceURI, "text");
@@ -196,10 +209,17 @@
   // With the script there, the text keeps its size and the frames take the width that there is.
   svg.classList.add("js");
   svg.removeAttribute("viewBox");
+  svg.removeAttribute("style");
   svg.setAttribute("height", svg.dataset.height);
   const alone = document.documentElement === svg;
   (alone ? document : svg).addEventListener("keydown", onKey);
-  addEventListener("resize", draw);
   measure();
   draw();
+  // Also when a scroll bar takes its share of the window.
+  let known = chart.getBoundingClientRect().width;
+  new ResizeObserver(() => {
+    const now = chart.getBoundingClientRect().width;
+    if (now !== known) draw();
+    known = now;
+  }).observe(svg);
 })();

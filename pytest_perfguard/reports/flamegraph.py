@@ -29,6 +29,7 @@ MAX_BYTES = 1_900_000
 
 # Changes below a share of the whole are nobody's; from the others on they are shown stronger.
 _STEPS = (0.01, 0.05, 0.2)
+_SAME = "l0"
 _MOVERS = 5
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -54,8 +55,8 @@ def flamegraph(profile: Profile, *, min_share: float = MIN_SHARE) -> str:
         )
         sheet = Sheet(_title(profile), total)
         sheet.line(f"{_seconds(total)} in all. Callers are above what they call.")
-        sheet.legend([("u0", "your code"), ("l0", "libraries"), ("o", "not drawn")])
-        sheet.lines("most time in lines of your code:", map(str, profile.hottest()))
+        sheet.legend(("u0", "your code"), ("l0", "libraries"), *_not_drawn(boxes))
+        sheet.lines("Most time in lines of your code:", map(str, profile.hottest()))
         sheet.left_out(boxes, drawn)
         if profile.seconds > profile.sampled:
             unseen = profile.seconds - profile.sampled
@@ -82,12 +83,13 @@ def differential(
         normalised: colours tell changes of a function's share of all time, not of its seconds: of
             use where one run had more to do, or the machine was slower.
     """
-    change = _Change(base.total, head.total, normalised)
+    change = Change(base.total, head.total, normalised)
     least = max(base.total, head.total) * min_share
     nodes = grow([base, head], by_line=False, least=least, rows=MAX_ROWS)
     gone = _gone(nodes)
     lost = gone[id(nodes[0])]
     whole = head.total + lost
+    least = max(least, whole * min_share)
     most = MAX_FRAMES
     while True:
         boxes, drawn = place(
@@ -101,14 +103,14 @@ def differential(
         sheet = Sheet(_title(head, base), whole)
         sheet.line(change.headline)
         sheet.line(change.basis)
-        sheet.legend([("g2", "grew"), ("s2", "shrank"), ("l0", "the same"), ("o", "not drawn")])
-        sheet.legend([("g2 new", "new"), ("s2 gone", "gone, at the right")])
-        sheet.lines("largest changes:", map(str, movers(base, head, _MOVERS)))
+        sheet.legend(("g2", "grew"), ("s2", "shrank"), ("l0", "the same"), *_not_drawn(boxes))
+        sheet.legend(("g2 new", "new"), ("s2 gone", "gone, at the right"))
+        sheet.lines("Largest changes:", map(str, movers(base, head, _MOVERS)))
         sheet.left_out(boxes, drawn)
         sheet.notes([*head.notes, *(f"base: {note}" for note in base.notes)])
         for box in boxes:
             sheet.frame(box, *_changed(box, head.name, change))
-        if lost >= least:
+        if lost and lost >= least:
             for box in beside:
                 sheet.frame(box, *_vanished(box, gone, change), start=head.total)
         text = sheet.text()
@@ -118,7 +120,7 @@ def differential(
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
+class Change:
     """How much a frame changed, in words and in colours."""
 
     base_total: float
@@ -127,14 +129,16 @@ class _Change:
 
     @property
     def headline(self) -> str:
+        """Return the whole of it in one sentence."""
         base, head = self.base_total, self.head_total
         grown = f", {(head / base - 1) * 100:+.0f} %" if base else ""
         return f"{_seconds(base)} became {_seconds(head)}: {_signed(head - base)}{grown}."
 
     @property
     def basis(self) -> str:
+        """Return what the colours stand for."""
         if self.normalised:
-            return "Colours: change of the share of all time (normalised)."
+            return "Colours: change in share of time (normalised)."
         return "Colours: change in seconds (absolute)."
 
     def of(self, base: float, head: float) -> float:
@@ -147,9 +151,10 @@ class _Change:
         """Return the class of a frame: in which way it changed and how strongly."""
         change = self.of(base, head)
         strength = sum(abs(change) >= step for step in _STEPS)
-        return f"{'g' if change > 0 else 's'}{strength}" if strength else "l0"
+        return f"{'g' if change > 0 else 's'}{strength}" if strength else _SAME
 
     def label(self, base: float, head: float) -> str:
+        """Return what stands on a frame beside its name."""
         if self.normalised:
             return f"{self.of(base, head) * 100:+.1f} points"
         return _signed(head - base)
@@ -175,13 +180,17 @@ def _gone(nodes: Sequence[Node]) -> dict[int, float]:
     return found
 
 
+def _not_drawn(boxes: Sequence[Box]) -> list[tuple[str, str]]:
+    return [("o", "not drawn")] if any(box.left_out for box in boxes) else []
+
+
 def _plain(box: Box, root: str, total: float) -> tuple[str, list[str]]:
     node = box.node
     if box.left_out:
         return _rest(box, total)
     times = f"{_seconds(box.width)}, {share(box.width, total)}"
     if node.frame is None:
-        return "l0", [_name(root), times]
+        return "l0 root", [_name(root), times]
     if node.own[0] and node.own[0] < node.times[0]:
         times += f" (itself {_seconds(node.own[0])}, {share(node.own[0], total)})"
     lines = [_called(node), _file(node.frame), times]
@@ -189,30 +198,32 @@ def _plain(box: Box, root: str, total: float) -> tuple[str, list[str]]:
     return kind, lines
 
 
-def _changed(box: Box, root: str, change: _Change) -> tuple[str, list[str]]:
+def _changed(box: Box, root: str, change: Change) -> tuple[str, list[str]]:
     node = box.node
     if box.left_out:
         return _rest(box, change.head_total)
     if node.frame is None:
         base, head = change.base_total, change.head_total
         label = change.label(base, head)
-        return change.kind(base, head), [_name(root), label, *change.lines(base, head)]
+        kind = f"{change.kind(base, head)} root"
+        return kind, [_name(root), label, *change.lines(base, head)]
     base, head = node.times
     kind, label = change.kind(base, head), change.label(base, head)
     if not base:
-        kind, label = f"{kind} new", f"new, {label}"
+        # What is too little to have a colour is not worth an outline.
+        kind, label = f"{kind}{'' if kind == _SAME else ' new'}", f"new, {label}"
     name = _called(node)
     lines = [name, label, _file(node.frame), *change.lines(base, head)]
     return f"{kind}{' u' if node.frame.user else ''}", lines
 
 
-def _vanished(box: Box, gone: dict[int, float], change: _Change) -> tuple[str, list[str]]:
+def _vanished(box: Box, gone: dict[int, float], change: Change) -> tuple[str, list[str]]:
     node = box.node
     seconds = gone[id(node)]
     if box.left_out:
         return _rest(box, change.base_total)
     if node.frame is None:
-        return "l0", ["gone", f"{_seconds(seconds)} in base only"]
+        return "l0 root", ["gone", f"{_seconds(seconds)} in base only"]
     name = _called(node)
     if node.times[1]:
         # It is still there: it stands here for what it no longer calls.
@@ -221,7 +232,8 @@ def _vanished(box: Box, gone: dict[int, float], change: _Change) -> tuple[str, l
     kind = change.kind(node.times[0], 0.0)
     label = f"gone, {change.label(node.times[0], 0.0)}"
     lines = [name, label, _file(node.frame), *change.lines(node.times[0], 0.0)]
-    return f"{kind} gone{' u' if node.frame.user else ''}", lines
+    outline = "" if kind == _SAME else " gone"
+    return f"{kind}{outline}{' u' if node.frame.user else ''}", lines
 
 
 def _rest(box: Box, total: float) -> tuple[str, list[str]]:
@@ -234,7 +246,7 @@ def _rest(box: Box, total: float) -> tuple[str, list[str]]:
 
 def _called(node: Node) -> str:
     assert node.frame is not None
-    name = _name(node.frame.name)
+    name = _name(node.frame.name) or "?"
     return f"{name} {_TIMES}{node.repeats:,}" if node.repeats > 1 else name
 
 

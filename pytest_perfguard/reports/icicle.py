@@ -1,24 +1,19 @@
 """What is drawn where: stacks of one or more profiles as one tree, and its frames as boxes.
 
-Stacks are sorted, so every frame of the tree is a run of neighbours, and its time a difference of
-two running sums. What is too narrow to be seen is never looked into: time and memory go by what is
+Stacks are sorted, so those that begin alike are neighbours, and their time is a difference of two
+running sums. What is too narrow to be seen is never looked into: time and memory go by what is
 drawn, not by how many stacks there are. Nothing recurses, however deep a stack is.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import accumulate
-from operator import eq, itemgetter
 
 from pytest_perfguard.stacks import Frame, Profile
-
-_Path = tuple[int, ...]
-_Slice = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -62,22 +57,15 @@ class Box:
     left_out: int = 0
 
 
-@dataclass(slots=True)
-class _Sorted:
-    """The stacks of one profile as numbers of the tree's functions."""
+# Neighbouring stacks that are alike down to a depth: which profile, from where to where, how deep.
+_Run = tuple[int, int, int, int]
 
-    paths: list[_Path]
-    sums: list[float]
-    repeats: dict[int, tuple[list[int], list[int]]] = field(default_factory=dict)
 
-    def seconds(self, part: _Slice) -> float:
-        return self.sums[part[1]] - self.sums[part[0]]
-
-    def most_repeats(self, depth: int, part: _Slice) -> int:
-        if depth not in self.repeats:
-            return 1
-        numbers, counts = self.repeats[depth]
-        return max(counts[bisect_left(numbers, part[0]) : bisect_left(numbers, part[1])], default=1)
+@dataclass(frozen=True, slots=True)
+class _Callee:
+    frame: Frame
+    runs: list[_Run]
+    times: tuple[float, ...]
 
 
 def grow(profiles: Sequence[Profile], *, by_line: bool, least: float, rows: int) -> list[Node]:
@@ -88,42 +76,133 @@ def grow(profiles: Sequence[Profile], *, by_line: bool, least: float, rows: int)
         least: seconds that a frame needs in one of the profiles to be in it.
         rows: how deep it is at most, the root included.
     """
-    table, numbers = _functions(profiles, by_line=by_line)
-    sides = [_sorted(profile, numbers) for profile in profiles]
-    nodes: list[Node] = []
-    whole: list[_Slice] = [(0, len(side.paths)) for side in sides]
-    waiting: list[tuple[int, int | None, list[_Slice]]] = [(-1, None, whole)]
+    tree = _Tree(profiles, by_line=by_line, least=least)
+    nodes = [Node(None, -1, 0, tree.total)]
+    waiting = [(0, [(side, 0, len(paths), 0) for side, paths in enumerate(tree.paths)])]
     while waiting:
-        parent, number, parts = waiting.pop()
-        depth = nodes[parent].depth + 1 if nodes else 0
-        node = Node(
-            None if number is None else table[number],
-            parent,
-            depth,
-            tuple([side.seconds(part) for side, part in zip(sides, parts, strict=True)]),
-        )
-        if number is not None:
-            node.repeats = max(
-                side.most_repeats(depth - 1, part) for side, part in zip(sides, parts, strict=True)
-            )
-        here = len(nodes)
-        nodes.append(node)
-        callees, node.own = _callees(sides, parts, depth)
-        if depth + 1 >= rows:
-            node.deeper = bool(callees)
+        here, runs = waiting.pop()
+        node = nodes[here]
+        callees = tree.look_into(node, runs)
+        if node.depth + 1 >= rows:
+            node.deeper = bool(callees) or node.narrow > 0
+            node.narrow, node.narrow_times = 0, ()
             continue
-        kept: list[tuple[int, int | None, list[_Slice]]] = []
-        narrow = [0.0] * len(sides)
-        for callee, slices in callees:
-            times = [side.seconds(part) for side, part in zip(sides, slices, strict=True)]
-            if max(times) >= least:
-                kept.append((here, callee, slices))
-            else:
-                node.narrow += 1
-                narrow = [sum(pair) for pair in zip(narrow, times, strict=True)]
-        node.narrow_times = tuple(narrow)
-        waiting.extend(reversed(kept))
+        callees.sort(key=lambda callee: (callee.frame.name, callee.frame))
+        for callee in callees:
+            waiting.append((len(nodes), callee.runs))
+            nodes.append(Node(callee.frame, here, node.depth + 1, callee.times))
     return nodes
+
+
+class _Tree:
+    """Finds out what was called from where, run by run."""
+
+    def __init__(self, profiles: Sequence[Profile], *, by_line: bool, least: float) -> None:
+        self.paths = [[stack.frames for stack in profile.stacks] for profile in profiles]
+        self._sums = [
+            list(accumulate((stack.seconds for stack in profile.stacks), initial=0.0))
+            for profile in profiles
+        ]
+        self._by_line = by_line
+        self._least = least
+        self._numbers: dict[tuple[str, str, int], int] = {}
+        # By identity: stacks share their frames, and hashing a frame costs much more.
+        self._known: dict[int, int] = {}
+
+    @property
+    def total(self) -> tuple[float, ...]:
+        """The sampled time of each profile."""
+        return tuple(sums[-1] for sums in self._sums)
+
+    def look_into(self, node: Node, runs: list[_Run]) -> list[_Callee]:
+        """Return what is called from a frame; tell the node what is its own, and what is narrow.
+
+        A function that calls itself stays the same node, with one more repeat.
+        """
+        itself = -1 if node.frame is None else self._number(node.frame)
+        own = [0.0] * len(self.paths)
+        # Most callees of a wide frame may be narrow: nothing is built for them.
+        frames: dict[int, Frame] = {}
+        first: dict[int, _Run] = {}
+        more: defaultdict[int, list[_Run]] = defaultdict(list)
+        times: list[dict[int, float]] = [{} for _ in self.paths]
+        waiting = [(run, 1) for run in runs]
+        while waiting:
+            (side, start, end, depth), repeats = waiting.pop()
+            node.repeats = max(node.repeats, repeats)
+            paths, sums, seconds = self.paths[side], self._sums[side], times[side]
+            at = start
+            # A stack that ends here comes before those that go on.
+            while at < end and len(paths[at]) == depth:
+                at += 1
+            own[side] += sums[at] - sums[start]
+            while at < end:
+                frame = paths[at][depth]
+                after = _end_of_run(paths, at, end, depth)
+                number = self._number(frame)
+                run = (side, at, after, depth + 1)
+                if number == itself:
+                    waiting.append((run, repeats + 1))
+                else:
+                    seconds[number] = seconds.get(number, 0.0) + sums[after] - sums[at]
+                    if number in first:
+                        more[number].append(run)
+                        frames[number] = _both(frames[number], frame)
+                    else:
+                        first[number] = run
+                        frames[number] = frame
+                at = after
+        node.own = tuple(own)
+        wide = [n for n in first if any(side.get(n, 0.0) >= self._least for side in times)]
+        found = [
+            _Callee(
+                frames[number],
+                [first[number], *more.get(number, ())],
+                tuple(side.get(number, 0.0) for side in times),
+            )
+            for number in wide
+        ]
+        node.narrow = len(first) - len(wide)
+        node.narrow_times = tuple(
+            sum(side.values()) - sum(callee.times[which] for callee in found)
+            for which, side in enumerate(times)
+        )
+        return found
+
+    def _number(self, frame: Frame) -> int:
+        number = self._known.get(id(frame))
+        if number is None:
+            line = frame.line if self._by_line and frame.user else 0
+            identity = (frame.function, frame.file, line)
+            number = self._numbers.setdefault(identity, len(self._numbers))
+            self._known[id(frame)] = number
+        return number
+
+
+def _end_of_run(paths: Sequence[tuple[Frame, ...]], start: int, end: int, depth: int) -> int:
+    """Return where the neighbours end that have the same frame at a depth as the first has."""
+    frame = paths[start][depth]
+    step = 1
+    inside = start
+    # Leaps of doubled length, then halves between the last one inside and the first one outside.
+    while inside + step < end and paths[inside + step][depth] is frame:
+        inside += step
+        step *= 2
+    outside = min(inside + step, end)
+    while outside - inside > 1:
+        between = (inside + outside) // 2
+        if paths[between][depth] is frame:
+            inside = between
+        else:
+            outside = between
+    return outside
+
+
+def _both(first: Frame, second: Frame) -> Frame:
+    """Return one frame for two of the same function: the first line of the user's, or none."""
+    if first.line == second.line:
+        return first
+    return replace(first, line=min(first.line, second.line) if first.user else 0)
 
 
 def place(
@@ -169,96 +248,6 @@ def place(
             boxes.append(Box(node, node.depth + 1, starts[number], own, -1))
         elif count and inside > 0:
             boxes.append(Box(node, node.depth + 1, starts[number], inside, count))
+    # A frame, then what it called, then what stands at its right.
+    boxes.sort(key=lambda box: (box.x, box.row))
     return boxes, least
-
-
-def _functions(profiles: Iterable[Profile], *, by_line: bool) -> tuple[list[Frame], dict[int, int]]:
-    """Return the functions, sorted, and the number of the function of each frame object."""
-    objects = {
-        id(frame): frame
-        for profile in profiles
-        for stack in profile.stacks
-        for frame in stack.frames
-    }
-    lines: defaultdict[tuple[str, str, int], set[Frame]] = defaultdict(set)
-    for frame in objects.values():
-        lines[_identity(frame, by_line=by_line)].add(frame)
-    shown = {key: _representative(frames) for key, frames in lines.items()}
-    ordered = sorted(shown, key=lambda key: (shown[key].name, key))
-    position = {key: number for number, key in enumerate(ordered)}
-    numbers = {key: position[_identity(frame, by_line=by_line)] for key, frame in objects.items()}
-    return [shown[key] for key in ordered], numbers
-
-
-def _identity(frame: Frame, *, by_line: bool) -> tuple[str, str, int]:
-    return frame.function, frame.file, frame.line if by_line and frame.user else 0
-
-
-def _representative(frames: set[Frame]) -> Frame:
-    first = min(frames)
-    if len(frames) == 1 or first.user:
-        return first
-    return Frame(first.function, first.file, 0, first.user)
-
-
-def _sorted(profile: Profile, numbers: dict[int, int]) -> _Sorted:
-    times: defaultdict[_Path, list[float]] = defaultdict(list)
-    runs: dict[_Path, dict[int, int]] = {}
-    for stack in profile.stacks:
-        path = tuple([numbers[id(frame)] for frame in stack.frames])
-        if any(map(eq, path, path[1:])):
-            path, repeated = _without_repeats(path)
-            known = runs.setdefault(path, {})
-            for depth, count in repeated:
-                known[depth] = max(count, known.get(depth, 1))
-        times[path].append(stack.seconds)
-    paths = sorted(times)
-    sums = list(accumulate((sum(times[path]) for path in paths), initial=0.0))
-    found = _Sorted(paths, sums)
-    if runs:
-        for number, path in enumerate(paths):
-            for depth, count in runs.get(path, {}).items():
-                places, counts = found.repeats.setdefault(depth, ([], []))
-                places.append(number)
-                counts.append(count)
-    return found
-
-
-def _without_repeats(path: _Path) -> tuple[_Path, list[tuple[int, int]]]:
-    """Return a path with each function that calls itself once, and how often it was there."""
-    kept: list[int] = []
-    counts: list[int] = []
-    for number in path:
-        if kept and kept[-1] == number:
-            counts[-1] += 1
-        else:
-            kept.append(number)
-            counts.append(1)
-    return tuple(kept), [(depth, count) for depth, count in enumerate(counts) if count > 1]
-
-
-def _callees(
-    sides: Sequence[_Sorted], parts: Sequence[_Slice], depth: int
-) -> tuple[list[tuple[int, list[_Slice]]], tuple[float, ...]]:
-    """Return what is called from the frames at a depth, by number, and what is spent in them."""
-    found: dict[int, list[_Slice]] = {}
-    own = []
-    at_depth = itemgetter(depth)
-    for which, (side, (start, end)) in enumerate(zip(sides, parts, strict=True)):
-        paths = side.paths
-        at = start
-        # A path that ends here comes before those that go on, and there is only one.
-        if at < end and len(paths[at]) == depth:
-            at += 1
-        own.append(side.seconds((start, at)))
-        while at < end:
-            number = paths[at][depth]
-            after = at + 1
-            if after < end and paths[after][depth] == number:
-                after = bisect_right(paths, number, after, end, key=at_depth)
-            if which == 0:
-                found[number] = [(at, after), *[(0, 0)] * (len(sides) - 1)]
-            else:
-                found.setdefault(number, [(0, 0)] * len(sides))[which] = (at, after)
-            at = after
-    return sorted(found.items()), tuple(own)

@@ -14,6 +14,7 @@ FONT_SIZE = 12
 # No common monospaced font is wider: they have 0.55 to 0.602 em.
 ADVANCE = 0.604 * FONT_SIZE
 _FIRST_WIDE = 0x1100
+_PUNCTUATION = (0x2000, 0x2190)
 _FEWEST = 3
 
 
@@ -21,7 +22,12 @@ def columns(text: str) -> int:
     """Return how many columns a text takes at most."""
     if text.isascii():
         return len(text)
-    return sum(1 + (ord(character) >= _FIRST_WIDE) for character in text)
+    return sum(1 + _is_wide(ord(character)) for character in text)
+
+
+def _is_wide(code: int) -> bool:
+    # Dashes, dots and quotation marks are as narrow as letters.
+    return code >= _FIRST_WIDE and not _PUNCTUATION[0] <= code < _PUNCTUATION[1]
 
 
 def fit(text: str, room: float) -> str:
@@ -32,6 +38,13 @@ def fit(text: str, room: float) -> str:
     if columns(text) <= room:
         return text
     return cut(text, room) if room >= _FEWEST else ""
+
+
+def fit_name(name: str, room: float) -> str:
+    """Return as much of a dotted name as fits: what is left out first is where it comes from."""
+    while columns(name) > room and (tail := name.partition(".")[2]):
+        name = tail
+    return fit(name, room)
 
 
 def cut(text: str, room: float) -> str:

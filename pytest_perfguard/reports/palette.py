@@ -60,6 +60,8 @@ def _rules(*, light: bool) -> str:
     muted = pick(MUTED)[1]
     found, on_found = pick(FOUND)
     lines = [
+        # The page around a picture that is smaller than the window.
+        f".pgf{{background:{page}}}",
         f".pgf .page{{fill:{page}}}.pgf text{{fill:{ink}}}.pgf .muted{{fill:{muted}}}",
         f".pgf rect{{stroke:{page}}}",
         *(

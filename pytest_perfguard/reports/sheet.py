@@ -14,6 +14,7 @@ from pytest_perfguard.reports.lettering import (
     columns,
     cut,
     fit,
+    fit_name,
     wrap,
     xml,
 )
@@ -36,6 +37,8 @@ _TITLE_SIZE = 15
 _TITLE_COLUMNS = 41
 _LINE = 17
 _NOTES = 4
+_SHARE_DIGITS = 6
+_HINTS = ("Hover over a frame for its time and share.", "With scripts: click to zoom, / to search.")
 
 
 def ratio(part: float, whole: float) -> float:
@@ -66,7 +69,7 @@ class Sheet:
             self.head.append(f'<text x="1%" y="{self.height}" class="title">{xml(line)}</text>')
         self.height += 3
 
-    def line(self, text: str, indent: str = "", most: int = 2) -> None:
+    def line(self, text: str, indent: str = "", most: int = 3) -> None:
         """Add text to the head, in as many lines as it needs, up to ``most``."""
         for number, part in enumerate(wrap(visible(text), _HEAD_COLUMNS - 2, most)):
             self.height += _LINE
@@ -88,7 +91,7 @@ class Sheet:
         if len(notes) > _NOTES:
             self.line(f"and {len(notes) - _NOTES} more notes")
 
-    def legend(self, entries: Iterable[tuple[str, str]]) -> None:
+    def legend(self, *entries: tuple[str, str]) -> None:
         """Add a row of classes of frames, each with what it stands for."""
         self.height += _LINE + 3
         parts = []
@@ -113,7 +116,6 @@ class Sheet:
                 f"Not drawn: {count:,} frame{'' if count == 1 else 's'} of less than "
                 f"{share(least, self.total)} each, and what they called: "
                 f"{share(seconds, self.total)} of the time.",
-                most=3,
             )
         if deep:
             seconds = sum(box.width for box in deep)
@@ -133,12 +135,17 @@ class Sheet:
         whole = self.total or 1
         room = (width / whole * _CHART_WIDTH - 2 * _PAD) / ADVANCE
         both = f"{lines[0]}  {lines[1]}"
-        shown = both if kind[0] in "ugs" and columns(both) <= room else fit(lines[0], room)
+        if kind[0] in "ugs" and columns(both) <= room:
+            shown = both
+        else:
+            shown = (fit if "root" in kind else fit_name)(lines[0], room)
         body = f'<text x="{_PAD}" y="13">{xml(shown)}</text>' if shown else ""
         title = "\n".join(map(xml, lines))
+        # Both edges are rounded, and not the width, so that neighbours never overlap.
+        left, right = round(x / whole, _SHARE_DIGITS), round((x + width) / whole, _SHARE_DIGITS)
         self.frames.append(
-            f'<svg class="f {kind}" x="{_percent(x / whole)}" y="{box.row * _ROW}"'
-            f' width="{_percent(width / whole)}" height="{_ROW - 1}">'
+            f'<svg class="f {kind}" x="{_percent(left)}" y="{box.row * _ROW}"'
+            f' width="{_percent(right - left)}" height="{_ROW - 1}">'
             f'<title>{title}</title><rect width="100%" height="{_ROW - 1}"/>{body}</svg>'
         )
         self.rows = max(self.rows, box.row + 1)
@@ -152,7 +159,8 @@ class Sheet:
         return "\n".join(
             [
                 (
-                    f'<svg xmlns="http://www.w3.org/2000/svg" class="pgf" width="100%"'
+                    '<svg xmlns="http://www.w3.org/2000/svg" class="pgf" width="100%"'
+                    f' style="aspect-ratio:{_WIDTH}/{height:g}"'
                     f' viewBox="0 0 {_WIDTH} {height:g}" preserveAspectRatio="xMinYMin meet"'
                     f' role="group" data-height="{height:g}">'
                 ),
@@ -160,12 +168,12 @@ class Sheet:
                 f"<style>{_style()}</style>",
                 '<rect class="page" width="100%" height="100%"/>',
                 *self.head,
-                (
-                    f'<g class="bar" data-y="{bar:g}"><text x="1%" y="{bar + 16:g}" class="muted">'
-                    "Hover over a frame for its time and share.</text></g>"
+                f'<g class="bar" data-y="{bar:g}"/>',
+                *(
+                    f'<text class="details muted" x="1%" y="{details + 13 + number * _LINE:g}">'
+                    f"{hint}</text>"
+                    for number, hint in enumerate(_HINTS)
                 ),
-                f'<text class="details muted" x="1%" y="{details + 13:g}"></text>',
-                f'<text class="details muted" x="1%" y="{details + 13 + _LINE:g}"></text>',
                 f'<svg class="chart" x="1%" y="{chart:g}" width="98%" height="{self.rows * _ROW}">',
                 *self.frames,
                 "</svg>",
@@ -177,7 +185,7 @@ class Sheet:
 
 
 def _percent(part: float) -> str:
-    return f"{part * 100:.4f}".rstrip("0").rstrip(".") + "%"
+    return f"{part * 100:.{_SHARE_DIGITS - 2}f}".rstrip("0").rstrip(".") + "%"
 
 
 @cache
@@ -200,6 +208,7 @@ Liberation Mono,monospace}}
 .pgf input,.pgf button{{box-sizing:border-box;height:24px;margin:0;padding:0 6px;border-radius:3px}}
 .pgf input{{width:150px}}
 @media (max-width:900px){{.pgf:not(.js){{min-width:900px}}}}
+.pgf:not(.js){{height:auto}}
 @media print{{.pgf .bar,.pgf .details{{display:none}}}}
 {rules()}
 """
