@@ -17,7 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -30,6 +30,7 @@ FEW_SAMPLES = 100
 _LEAST_SECONDS = 1e-6
 # The file of what is no code, such as the time in which a coroutine waits.
 _NOWHERE = "<await>"
+_INNER_SCOPES = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 _PACKAGE = f"{Path(__file__).parents[1]}"
 # What runs the user's code and says nothing about it, where a stack begins with it.
 _RUNNERS = ("_pytest/", "anyio/", "asyncio/", "concurrent/", "pluggy/", "pytest_asyncio/")
@@ -302,7 +303,7 @@ class _Reader:
                 stack = self._cut(sample, part.anchors)
                 if stack:
                     records.append((stack, sample.seconds))
-                    samples.append(([self._known(frame) for frame in stack], sample.seconds))
+                    samples.append((self._frames_of(stack), sample.seconds))
                 else:
                     # What perfguard does itself is no time of the user's.
                     seconds -= sample.seconds
@@ -332,6 +333,21 @@ class _Reader:
     def _runs(self, frame: str) -> bool:
         file = self._known(frame).file
         return file.startswith(_RUNNERS) or file in _RUNNER_FILES
+
+    def _frames_of(self, stack: list[str]) -> list[Frame]:
+        frames: list[Frame] = []
+        functions: dict[str, str] = {}
+        for text in stack:
+            frame = self._known(text)
+            if frame.function in _INNER_SCOPES and frame.file in functions:
+                # A comprehension is a function of its own before Python 3.12.
+                key = f"{text}\x01{functions[frame.file]}"
+                named = self._frames.setdefault(key, replace(frame, function=functions[frame.file]))
+                frames.append(named or frame)
+            else:
+                functions[frame.file] = frame.function
+                frames.append(frame)
+        return frames
 
     def _known(self, text: str) -> Frame:
         frame = self._frame(text)

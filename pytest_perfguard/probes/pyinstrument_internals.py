@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -141,8 +141,3 @@ def html(records: Iterable[Record], title: str, seconds: float) -> str:
     )
     page: str = HTMLRenderer().render(session)
     return page
-
-
-def tracing(of: Mapping[str, object] = sys.modules) -> bool:
-    """Return whether a profiler of pyinstrument's runs in this thread."""
-    return "pyinstrument.stack_sampler" in of and bool(get_stack_sampler().subscribers)

@@ -200,3 +200,16 @@ def test_a_stack_ends_at_the_code_of_the_span() -> None:
     assert not any(file.startswith("/") for file in files)
     functions = {frame.function for stack in profile.stacks for frame in stack.frames}
     assert "in_test_client" not in functions
+
+
+def test_a_comprehension_belongs_to_its_function() -> None:
+    def serialize() -> list[float]:
+        return [math.sqrt(number) for number in range(100_000)]
+
+    def run() -> None:
+        for _ in range(10):
+            sum(math.sqrt(number) for number in serialize())
+
+    hottest = captured(run)["the test"].hottest(2)
+
+    assert {hot.frame.function for hot in hottest} == {"serialize", "run"}
