@@ -217,17 +217,17 @@ class Profiles:
         """Set up a test, run it and tear it down, all for the profile alone."""
         item, hook = run.item, run.item.ihook
         item._initrequest()
-        failed = _attempt(lambda: hook.pytest_runtest_setup(item=item), "setup")
+        failed = _phase(item, "setup", lambda: hook.pytest_runtest_setup(item=item))
         if failed is None:
             benchmark: Any = item.funcargs.get("benchmark")
             if is_benchmark(benchmark):
                 # It may be called, and would otherwise add this run to its table.
                 benchmark.disabled = True
-            failed = _attempt(lambda: hook.pytest_runtest_call(item=item), "call")
+            failed = _phase(item, "call", lambda: hook.pytest_runtest_call(item=item))
         if failed is not None:
             run.remarks.append(_ended(failed, started=run.started))
-        failed = _attempt(
-            lambda: hook.pytest_runtest_teardown(item=item, nextitem=around), "teardown"
+        failed = _phase(
+            item, "teardown", lambda: hook.pytest_runtest_teardown(item=item, nextitem=around)
         )
         if failed is not None:
             run.remarks.append(f"its fixtures could not be torn down again: {_error(failed)}")
@@ -376,6 +376,16 @@ def _attempt(call: Callable[[], object], when: Any) -> BaseException | None:
     """Return what a call raises, unless it is meant to end the session."""
     info = pytest.CallInfo.from_call(call, when=when, reraise=(KeyboardInterrupt, _Exit))
     return info.excinfo.value if info.excinfo is not None else None
+
+
+def _phase(item: pytest.Item, when: Any, call: Callable[[], object]) -> BaseException | None:
+    """Run one phase of a pass as pytest runs it, short of letting anybody see the report.
+
+    Fixtures, such as ``tmp_path``, look at how the phases before went.
+    """
+    info = pytest.CallInfo.from_call(call, when=when, reraise=(KeyboardInterrupt, _Exit))
+    broken = _attempt(lambda: item.ihook.pytest_runtest_makereport(item=item, call=info), when)
+    return info.excinfo.value if info.excinfo is not None else broken
 
 
 def _ended(error: BaseException, *, started: bool) -> str:

@@ -279,8 +279,10 @@ def test_fixtures_are_made_anew_for_the_pass_and_those_around_it_are_kept(
 
         @pytest.mark.perf_profile
         @pytest.mark.parametrize("n", [1, 2])
-        def test_it(items, n, capsys):
+        def test_it(items, n, capsys, caplog, tmp_path, monkeypatch, recwarn):
             items.append(n)
+            assert not list(tmp_path.iterdir())
+            tmp_path.joinpath("made").touch()
             print("said", n)
             assert items == [n]
             assert capsys.readouterr().out == f"said {n}\\n"
@@ -290,6 +292,8 @@ def test_fixtures_are_made_anew_for_the_pass_and_those_around_it_are_kept(
     result = run_once("-k", "1")
 
     result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*torn down*")
+    result.stdout.no_fnmatch_line("*ended early*")
     assert pytester.path.joinpath("log.txt").read_text().split("\n")[:-1] == [
         "module up",
         "items up",
@@ -313,11 +317,11 @@ def test_the_slowest_are_run_again_before_what_all_share_is_taken_down(
                 def once():
                     work.note("session up")
 
-                def test_slow(once, caplog):
+                def test_slow(once, caplog, tmp_path):
                     work.note("{name} slow")
                     work.serialize(1_000_000)
 
-                def test_fast(once, caplog):
+                def test_fast(once, caplog, tmp_path):
                     work.note("{name} fast")
                 """
             }
@@ -340,6 +344,7 @@ def test_the_slowest_are_run_again_before_what_all_share_is_taken_down(
     result.stdout.fnmatch_lines_random(
         ["test_a.py::test_slow, * s:", "test_b.py::test_slow, * s:", "profile of test_slow, *"]
     )
+    result.stdout.no_fnmatch_line("*torn down*")
     found = [name for name, _ in runs()]
     assert found.count("everything up") == 1
     assert found.count("test_a slow") == found.count("test_b slow") == 2
