@@ -170,9 +170,9 @@ class _Reports:
         record = report.__dict__.get("perfguard")
         if record is not None and not self._is_worker:
             _suite(self._config).add_record(record)
-        profile = report.__dict__.get("perfguard_profiles")
-        if profile is not None and not self._is_worker:
-            _suite(self._config).add_profile(profile)
+        profiles = report.__dict__.get("perfguard_profiles")
+        if profiles is not None and not self._is_worker:
+            _suite(self._config).add_profiles(profiles)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

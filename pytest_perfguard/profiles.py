@@ -30,7 +30,7 @@ from pytest_perfguard.model import Level, Status, Verdict
 from pytest_perfguard.options import option
 from pytest_perfguard.probes.profiling import Capture, Captured
 from pytest_perfguard.reports.profile import profile_lines
-from pytest_perfguard.units import Unit, shown
+from pytest_perfguard.units import Unit, show, shown
 
 if TYPE_CHECKING:
     from _pytest.outcomes import Exit as _Exit
@@ -43,7 +43,7 @@ _SLOWEST = 5
 _MAX_PROFILES = 20
 _MAX_ERROR = 200
 _ASKED = pytest.StashKey[bool]()
-_LINES = pytest.StashKey[list[str]]()
+_TOLD = pytest.StashKey[list[list[str]]]()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ class Profiles:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Explain a test by a profile before its report is seen, if it is one to explain."""
         report = yield
-        if report.when == "teardown" and (lines := item.stash.get(_LINES, None)):
-            report.perfguard_profiles = lines  # type: ignore[attr-defined] # extra data is kept
+        if report.when == "teardown" and (told := item.stash.get(_TOLD, None)):
+            report.perfguard_profiles = told  # type: ignore[attr-defined] # extra data is kept
         if self._pass is not None or report.when != "call":
             return report
         verdicts = _red(item, call)
@@ -190,7 +190,7 @@ class Profiles:
             return
         ranked = sorted(self._times, key=lambda item: -self._times[item])[: self._when.number]
         durations, self._times = self._times, {}
-        lines = []
+        told = []
         before = _Saved(last)
         failed = _attempt(
             lambda: last.ihook.pytest_runtest_teardown(item=last, nextitem=last.parent), "teardown"
@@ -210,8 +210,9 @@ class Profiles:
                     self._torn.setdefault(last, failed)
                 with self._passing(run):
                     self._run_again(run, item.parent)
-            lines += [f"{item.nodeid}, {durations[item]:.3g} s:", *self._told(run, [])]
-        last.stash[_LINES] = lines
+            seconds = show(durations[item], Unit.SECONDS)
+            told.append([f"{item.nodeid}, {seconds}:", *self._told(run, [])])
+        last.stash[_TOLD] = told
 
     def _run_again(self, run: _Pass, around: Any) -> None:
         """Set up a test, run it and tear it down, all for the profile alone."""
@@ -480,4 +481,4 @@ def _add(report: pytest.TestReport, lines: list[str]) -> None:
     elif report.failed:
         report.sections.append(("perfguard", "\n".join(lines)))
     else:
-        report.perfguard_profiles = [f"{report.nodeid}:", *lines]  # type: ignore[attr-defined]
+        report.perfguard_profiles = [[f"{report.nodeid}:", *lines]]  # type: ignore[attr-defined]

@@ -342,13 +342,35 @@ def test_the_slowest_are_run_again_before_what_all_share_is_taken_down(
 
     result.assert_outcomes(passed=4)
     result.stdout.fnmatch_lines_random(
-        ["test_a.py::test_slow, * s:", "test_b.py::test_slow, * s:", "profile of test_slow, *"]
+        ["test_a.py::test_slow, *s:", "test_b.py::test_slow, *s:", "profile of test_slow, *"]
     )
     result.stdout.no_fnmatch_line("*torn down*")
     found = [name for name, _ in runs()]
     assert found.count("everything up") == 1
     assert found.count("test_a slow") == found.count("test_b slow") == 2
     assert found.count("test_a fast") == found.count("test_b fast") == 1
+
+
+def test_the_report_tells_of_some_and_where_the_others_are(
+    pytester: pytest.Pytester, run_once: Run
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest, work
+
+        @pytest.mark.perf_profile
+        @pytest.mark.parametrize("n", range(4))
+        def test_it(n):
+            work.serialize()
+        """
+    )
+
+    result = run_once("--perfguard-top=1")
+
+    result.stdout.fnmatch_lines(
+        ["test_it.py::test_it[[]0]:", "    picture: *", "3 more profiles in *.perfguard/profiles"]
+    )
+    result.stdout.no_fnmatch_line("test_it.py::test_it[[]1]:")
 
 
 def test_a_block_is_profiled_in_the_pass_alone(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
+import threading
 from collections.abc import Callable, Iterator
 
 import celery
 import httpx
 import pytest
+import uvicorn
 from celery.contrib.testing.worker import start_worker
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from sqlalchemy.util import greenlet_spawn
 
 from pytest_perfguard import Recorder, Settings
 from pytest_perfguard.probes.profiling import Capture
@@ -213,3 +216,41 @@ def test_a_comprehension_belongs_to_its_function() -> None:
     hottest = captured(run)["the test"].hottest(2)
 
     assert {hot.frame.function for hot in hottest} == {"serialize", "run"}
+
+
+def test_a_server_in_a_thread_is_seen() -> None:
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+
+        def run() -> None:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+                for number in range(ROUNDS):
+                    assert client.get(f"/sync/{number}").json() == number
+
+        profiles = captured(run)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+    check_shares(profiles["GET /sync/{number}"])
+
+
+def test_what_waits_for_a_greenlet_is_on_its_stack() -> None:
+    async def endpoint() -> None:
+        # As SQLAlchemy's async engines run their synchronous core.
+        for _ in range(5):
+            await greenlet_spawn(work)
+
+    profile = captured(lambda: asyncio.run(endpoint()))["the test"]
+
+    stacks = {
+        tuple(frame.function for frame in stack.frames if frame.user)[-3:]
+        for stack in profile.stacks
+        if any(frame.function == "large" for frame in stack.frames)
+    }
+    assert stacks == {("endpoint", "work", "large")}
