@@ -10,8 +10,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_perfguard.errors import ProfileFileError
 from pytest_perfguard.probes.profiling import Captured
 from pytest_perfguard.profile_files import write_artefact
 from pytest_perfguard.reports.flamegraph import flamegraph
@@ -43,18 +45,36 @@ def safe_name(text: str) -> str:
     return f"{name.replace('.', '_') if _RESERVED.fullmatch(name) else name}-{digest}".lstrip("-")
 
 
-def write_profile(folder: Path, nodeid: str, captured: Captured) -> dict[str, Path]:
-    """Write a profile in every format; return the files by their endings.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The files of a profile.
 
-    Raises:
-        ProfileFileError: if one cannot be written.
+    Attributes:
+        files: by their endings.
+        problems: why others are missing.
     """
+
+    files: dict[str, Path]
+    problems: tuple[str, ...]
+
+
+def write_profile(folder: Path, nodeid: str, captured: Captured) -> Written:
+    """Write a profile in every format: that one of them fails is no reason to lose the others."""
     directory = folder / "profiles" / safe_name(nodeid)
     stem = safe_name(f"{captured.profile.kind} {captured.profile.name}")
-    written = {}
+    files, problems = {}, []
     for ending, render in FORMATS.items():
-        written[ending] = directory / f"{stem}.{ending}"
-        # A lone surrogate in the name of a test is in no encoding.
-        text = render(captured).encode("utf-8", "backslashreplace").decode("utf-8")
-        write_artefact(text, written[ending])
-    return written
+        path = directory / f"{stem}.{ending}"
+        try:
+            text = render(captured)
+        except Exception as error:  # noqa: BLE001 - a library's, and no fault of the test
+            problems.append(f"{path.name} could not be made: {type(error).__name__}: {error}")
+            continue
+        try:
+            # A lone surrogate in the name of a test is in no encoding.
+            write_artefact(text.encode("utf-8", "backslashreplace").decode("utf-8"), path)
+        except ProfileFileError as error:
+            problems.append(str(error))
+        else:
+            files[ending] = path
+    return Written(files, tuple(problems))

@@ -23,7 +23,7 @@ from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.artifacts import write_profile
 from pytest_perfguard.benchmark_fixture import is_benchmark
-from pytest_perfguard.errors import ProfileFileError, SettingError
+from pytest_perfguard.errors import SettingError
 from pytest_perfguard.guard import PLAN, BudgetFailure, Guard, Plan
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Level, Status, Verdict
@@ -325,19 +325,18 @@ class Profiles:
         lines = []
         if captured:
             main = _main(captured, verdicts)
-            written: dict[str, Path] = {}
-            try:
-                for each in captured:
-                    files = write_profile(self._folder, run.item.nodeid, each)
-                    written = files if each is main else written
-            except ProfileFileError as error:
-                run.remarks.append(str(error))
+            files: dict[str, Path] = {}
+            for each in captured:
+                written = write_profile(self._folder, run.item.nodeid, each)
+                files = written.files if each is main else files
+                # If the folder cannot be written to, none of its files can.
+                run.remarks += written.problems[:1]
             lines = profile_lines(
-                main.profile, {ending: self._shown(path) for ending, path in written.items()}
+                main.profile, {ending: self._shown(path) for ending, path in files.items()}
             )
         elif not run.remarks:
             run.remarks.append("no profile: the test took too little time to be seen")
-        return [*lines, *(f"    {remark}" for remark in run.remarks)]
+        return [*lines, *(f"    {remark}" for remark in dict.fromkeys(run.remarks))]
 
     def _shown(self, path: Path) -> str:
         return (

@@ -31,6 +31,8 @@ except ImportError:
 
 INTERVAL = 0.001
 AWAIT = "[await]"
+# Frames that are kept of a stack at either end.
+_DEEPEST = 150
 
 # Frames of one sample, outermost first, as pyinstrument writes them, and the seconds it stands for.
 Record = tuple[list[str], float]
@@ -123,9 +125,18 @@ def stack_of(frame: FrameType | None) -> list[str]:
     return build_call_stack(frame, "initial", None)
 
 
+def _folded(stack: list[str]) -> list[str]:
+    """Leave out the middle of a very deep stack: the page is made by recursion."""
+    hidden = len(stack) - 2 * _DEEPEST
+    if hidden <= 0:
+        return stack
+    middle = f"... {hidden} frames\x00<left out>\x000"
+    return [*stack[:_DEEPEST], middle, *stack[-_DEEPEST:]]
+
+
 def html(records: Iterable[Record], title: str, seconds: float) -> str:
     """Return pyinstrument's page of the records."""
-    kept = list(records)
+    kept = [(_folded(stack), spent) for stack, spent in records]
     session = Session.from_json(
         {
             "frame_records": kept,

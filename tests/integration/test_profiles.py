@@ -724,6 +724,35 @@ def test_a_mark_that_cannot_be_read_is_refused(pytester: pytest.Pytester, run_on
     result.stdout.fnmatch_lines(["*perf_profile takes nothing but rerun=False, not 'reruns'*"])
 
 
+def test_a_deep_recursion_has_all_its_files(
+    pytester: pytest.Pytester, run_once: Run, profiles: Profiles
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, sys, work
+
+        def down(levels):
+            return down(levels - 1) if levels else work.serialize(2_000)
+
+        @pytest.mark.perf_profile
+        def test_it():
+            before = sys.getrecursionlimit()
+            sys.setrecursionlimit(4000)
+            try:
+                down(2000)
+            finally:
+                sys.setrecursionlimit(before)
+        """
+    )
+
+    result = run_once()
+
+    result.assert_outcomes(passed=1)
+    files = [path.name for path in pytester.path.glob(".perfguard/*/*/*")]
+    assert {name.partition(".")[2] for name in files} == set(FORMATS)
+    assert max(len(stack.frames) for stack in profiles()["test test_it"].stacks) > 2000
+
+
 def test_a_folder_that_cannot_be_written_is_told(pytester: pytest.Pytester, run_once: Run) -> None:
     pytester.path.joinpath("taken").write_text("")
     pytester.makepyfile(
