@@ -11,15 +11,18 @@ from collections.abc import Callable, Iterator
 import celery
 import httpx
 import pytest
-import uvicorn
 from celery.contrib.testing.worker import start_worker
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
 from sqlalchemy.util import greenlet_spawn
 
 from pytest_perfguard import Recorder, Settings
 from pytest_perfguard.probes.profiling import Capture
 from pytest_perfguard.stacks import Profile
+
+pytest.importorskip("fastapi")
+uvicorn = pytest.importorskip("uvicorn")
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 UNIT = 1_000
 ROUNDS = 25
