@@ -21,8 +21,8 @@ from pytest_perfguard.stacks import Profile
 pytest.importorskip("fastapi")
 uvicorn = pytest.importorskip("uvicorn")
 
-from fastapi import FastAPI
-from fastapi.testclient import TestClient
+from fastapi import FastAPI  # noqa: E402 - only where it is
+from fastapi.testclient import TestClient  # noqa: E402 - only where it is
 
 UNIT = 1_000
 ROUNDS = 25
