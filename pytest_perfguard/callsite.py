@@ -117,6 +117,18 @@ class CallSites:
             path = path.relative_to(self._root)
         return path.as_posix()
 
+    def show_library(self, filename: str) -> str:
+        """Return the file of a library from its package on, one of Python's from its library."""
+        path = filename.replace("\\", "/")
+        for directory in _INSTALL_DIRS:
+            _, found, inside = path.rpartition(f"/{directory}/")
+            if found:
+                return inside
+        for directory in self._library:
+            if path.startswith(directory):
+                return path.removeprefix(directory)
+        return self.show(filename)
+
     @staticmethod
     def _is_named(code: CodeType, library: str) -> bool:
         path = code.co_filename.replace("\\", "/")

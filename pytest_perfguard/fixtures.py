@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -37,9 +38,15 @@ if TYPE_CHECKING:
 class Perf:
     """What a test asks of perfguard while it runs."""
 
-    def __init__(self, guard: Guard, item: pytest.Item) -> None:
+    def __init__(
+        self,
+        guard: Guard,
+        item: pytest.Item,
+        ask_for_profile: Callable[[], object] = lambda: None,
+    ) -> None:
         self._guard = guard
         self._item = item
+        self._ask_for_profile = ask_for_profile
 
     def measure(self, name: str, /, **limits: float | str) -> Block:
         """Measure a block under a name, with budgets of its own.
@@ -63,6 +70,34 @@ class Perf:
             self._item, block, f"{where}: the block was never entered: write 'with' before it"
         )
         return block
+
+    @contextmanager
+    def profile(self, name: str, /) -> Iterator[None]:
+        """Profile a block: ``with perf.profile("report"):``.
+
+        The test is run once more for it. In the run that counts and times this does nothing.
+
+        Args:
+            name: how the block is called in the profile and its files.
+
+        Raises:
+            MissingExtraError: if pyinstrument is not installed.
+        """
+        __tracebackhide__ = True
+        if not isinstance(name, str):
+            raise TypeError(
+                f"perf.profile needs a name, as in profile('report'), not {shown(name)}"
+            )
+        self._ask_for_profile()
+        if not self._guard.profiling:
+            yield
+            return
+        recorder = self._guard.recorder
+        span = recorder.open(name, "block")
+        try:
+            yield
+        finally:
+            recorder.close(span)
 
     @property
     def cache(self) -> Caches:

@@ -115,6 +115,8 @@ class Guard:
         self.unproven = Level(option(config, "unproven"))
         self.has_rules = self.measure_all or bool(self.rules.budgets) or self.baselines.has_rules
         self.with_setup = option(config, "phases") == "setup+call"
+        # Whether a test is run once more for its profile, so that no time is worth judging.
+        self.profiling = False
         self._root = config.rootpath
         self.stores_times = bool(option(config, "times"))
         self.windows: SessionWindows | None = None
@@ -159,7 +161,7 @@ class Guard:
             or self.rules.endpoints
             or bool(marks or budgets)
             or compared
-            or item.get_closest_marker("performance") is not None
+            or any(item.get_closest_marker(name) for name in ("performance", "perf_profile"))
             or "perf" in getattr(item, "fixturenames", ())
         )
         if not wanted:

@@ -176,6 +176,20 @@ OPTIONS = (
         default=False,
     ),
     Option(
+        "profile",
+        "which tests are run once more under a profiler: those that ask for it ('marked', the "
+        "default), 'never' any, those whose time or CPU is over a limit ('failed'), the N slowest "
+        "('slow:N'), or 'all' that are measured",
+        default="marked",
+        metavar="WHEN",
+    ),
+    Option(
+        "artifacts",
+        "folder for the files that explain a run, such as profiles",
+        default=".perfguard",
+        metavar="DIR",
+    ),
+    Option(
         "key_words",
         "word that may be shown wherever it stands in a cache key, such as 'profile' in "
         "'user:{int}:profile' (may be repeated)",

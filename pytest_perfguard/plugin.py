@@ -23,17 +23,22 @@ if TYPE_CHECKING:
 
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.guard import Guard
+    from pytest_perfguard.profiles import Profiles
     from pytest_perfguard.suite import Suite
 
 _MARKERS = (
     "perf_budget(METRIC=LIMIT, ...): fail the test if it costs more; see 'perfguard explain'.",
     "perf_baseline(METRIC=TOLERANCE, ...): fail the test if it costs more than its baseline.",
     "perf_waive(METRIC, reason=..., until='YYYY-MM-DD', cap=..., url=...): tolerate a breach.",
+    "perf_profile(rerun=True): run once more for a profile; rerun=False keeps the fixtures.",
     "performance: measure the test; perfguard gives it to every test that it measures.",
 )
-_MEASURED = ("perf_budget", "perf_baseline", "perf_waive", "performance")
+# Those that cannot be added any more once a test has begun, and those that can.
+_LIMITS = ("perf_budget", "perf_baseline", "perf_waive")
+_MEASURED = (*_LIMITS, "perf_profile", "performance")
 _GUARD = pytest.StashKey["Guard"]()
 _MISTAKES = pytest.StashKey[dict[str, tuple[str, ...]]]()
+_PROFILES = pytest.StashKey["Profiles"]()
 _SUITE = pytest.StashKey["Suite"]()
 
 
@@ -51,6 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
         if is_asked_for(config):
             _guard(config)
             _suite(config)
+        if option(config, "profile") not in ("marked", "never"):
+            _profiles(config)
     except PerfguardError as error:
         raise pytest.UsageError(f"perfguard: {error}") from None
     config.pluginmanager.register(_Reports(config), "perfguard-reports")
@@ -70,6 +77,25 @@ def _guard(config: pytest.Config) -> Guard:
 def collected(config: pytest.Config) -> dict[str, bool]:
     """Return which tests were found and whether each is compared with a baseline."""
     return _guard(config).collected
+
+
+def _profiles(config: pytest.Config) -> Profiles:
+    """Return what profiles tests of this process, making it at first use."""
+    profiles = config.stash.get(_PROFILES, None)
+    if profiles is None:
+        from pytest_perfguard.profiles import Profiles  # noqa: PLC0415
+
+        profiles = config.stash[_PROFILES] = Profiles(config, _guard(config))
+        config.pluginmanager.register(profiles, "perfguard-profiles")
+    return profiles
+
+
+def _ask_for_profile(config: pytest.Config, item: pytest.Item | None) -> None:
+    """Profile a test that is running, or those that are marked, unless that is switched off."""
+    if option(config, "profile") != "never":
+        profiles = _profiles(config)
+        if item is not None:
+            profiles.asked(item)
 
 
 def _suite(config: pytest.Config) -> Suite:
@@ -124,6 +150,11 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> dict[str, tuple[st
         plan = guard.plan(item) if guard and (guard.has_rules or _is_measured(item)) else None
         if plan is not None and plan.mistakes:
             mistakes[item.nodeid] = plan.mistakes
+        if plan is not None and item.get_closest_marker("perf_profile") is not None:
+            try:
+                _ask_for_profile(config, item=None)
+            except PerfguardError as error:
+                mistakes[item.nodeid] = (*plan.mistakes, f"perf_profile: {error}")
     return mistakes
 
 
@@ -138,7 +169,8 @@ def perf(request: pytest.FixtureRequest) -> Perf:
     """Measure blocks of a test: ``with perf.measure("name", sql_queries=5) as m``."""
     from pytest_perfguard.fixtures import Perf  # noqa: PLC0415
 
-    return Perf(_guard(request.config), request.node)
+    item, config = request.node, request.config
+    return Perf(_guard(config), item, lambda: _ask_for_profile(config, item))
 
 
 class _Reports:
@@ -153,7 +185,7 @@ class _Reports:
         """Refuse a budget that came when nobody measured any more; runs after the test."""
         if item.own_markers and self._config.stash.get(_GUARD, None) is None:
             for mark in item.own_markers:
-                if mark.name in _MEASURED[:-1]:
+                if mark.name in _LIMITS:
                     from pytest_perfguard.guard import LATE_MARK  # noqa: PLC0415
 
                     pytest.fail(f"perfguard: {LATE_MARK}", pytrace=False)
@@ -173,6 +205,9 @@ class _Reports:
         record = report.__dict__.get("perfguard")
         if record is not None and not self._is_worker:
             _suite(self._config).add_record(record)
+        profiles = report.__dict__.get("perfguard_profiles")
+        if profiles is not None and not self._is_worker:
+            _suite(self._config).add_profiles(profiles)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

@@ -27,6 +27,8 @@ from pytest_perfguard.work import CallCount, count_calls
 
 _MAX_BODY = 200
 _WARMUP = 10
+# How long rounds go on for a profile: some thousand samples.
+_PROFILED_SECONDS = 2.0
 # Arguments of a request that may differ from round to round.
 _PER_ROUND = ("json", "data", "params", "content", "headers")
 
@@ -138,6 +140,9 @@ def timed(
     """
     __tracebackhide__ = True
     recorder = job.guard.recorder
+    if job.guard.profiling:
+        plan = Plan(rounds, 0, max_time or _PROFILED_SECONDS, concurrency)
+        return (yield from _profiled(recorder, call, begin, plan, group, check))
 
     def limits_of(name: str) -> dict[str, float]:
         __tracebackhide__ = True
@@ -253,6 +258,72 @@ def _checked(
         check(call())
 
     return checked_async if awaited else checked
+
+
+class _EachCall:
+    """A call in a pass that is profiled: each time in a span of its own, with the probes on.
+
+    Attributes:
+        opened: the span of the first call; None before it.
+        span: what became of it.
+        result: what the first call returned.
+    """
+
+    def __init__(
+        self, recorder: Recorder, call: Callable[[], Any], begin: Callable[[], OpenSpan]
+    ) -> None:
+        self._recorder = recorder
+        self._call = call
+        self._begin = begin
+        self.opened: OpenSpan | None = None
+        self.span: Span | None = None
+        self.result: Any = None
+
+    def __call__(self) -> Any:
+        __tracebackhide__ = True
+        span = self._begin()
+        try:
+            result = self._call()
+        except BaseException:
+            self._recorder.close(span)
+            raise
+        if isawaitable(result):
+            return self._finish(span, result)
+        return self._end(span, result)
+
+    async def _finish(self, span: OpenSpan, pending: Awaitable[Any]) -> Any:
+        __tracebackhide__ = True
+        try:
+            result = await pending
+        except BaseException:
+            self._recorder.close(span)
+            raise
+        return self._end(span, result)
+
+    def _end(self, span: OpenSpan, result: Any) -> Any:
+        frozen = self._recorder.close(span)
+        if self.opened is None:
+            self.opened, self.span, self.result = span, frozen, result
+        return result
+
+
+def _profiled(
+    recorder: Recorder,
+    call: Callable[[], Any],
+    begin: Callable[[], OpenSpan],
+    plan: Plan,
+    group: str,
+    check: Callable[[Any], object] | None,
+) -> Steps:
+    """Run rounds for their profile: for a short time only, since none is judged by it."""
+    __tracebackhide__ = True
+    each = _EachCall(recorder, call, begin)
+    timing: Timing = yield measure(each, plan, check=check)
+    assert each.opened is not None
+    assert each.span is not None
+    return Timed(
+        recorder, each.opened, _with_timing(each.span, _Found(timing), group), timing, each.result
+    )
 
 
 def _with_timing(span: Span, found: _Found, group: str) -> Span:

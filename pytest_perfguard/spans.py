@@ -103,6 +103,16 @@ class Probe(Protocol):
         """Leave everything as it was before :meth:`start`."""
 
 
+class Watcher(Protocol):
+    """Is told of every span as it is opened and before it is closed."""
+
+    def opened(self, span: OpenSpan) -> None:
+        """Take note of a span that has been opened, in this thread and context."""
+
+    def closed(self, span: OpenSpan) -> None:
+        """Take note of a span that is about to be closed."""
+
+
 class OpenSpan:
     """A span that is still being measured."""
 
@@ -183,6 +193,7 @@ class Spans:
             sources that count by themselves.
         passed_waivers: inline waivers on lines that events came from, and the metrics that each
             one covered a finding of; cleared by whoever reads it.
+        watcher: is told of the spans that are opened and closed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -193,6 +204,7 @@ class Spans:
         self.engines: dict[str, str] = {}
         self.readings: list[Callable[[OpenSpan | None], None]] = []
         self.passed_waivers: dict[Waiver, set[str]] = {}
+        self.watcher: Watcher | None = None
         self._open: list[OpenSpan] = []
         # Whether a timing is under way, for which the probes are off.
         self.timing = False
@@ -231,6 +243,8 @@ class Spans:
         span = OpenSpan(name, kind, parent, owner)
         self._open.append(span)
         self._context.set(span)
+        if self.watcher is not None:
+            self.watcher.opened(span)
         return span
 
     def close(self, span: OpenSpan, *, keep: bool = True) -> Span:
@@ -240,6 +254,8 @@ class Spans:
             keep: False for what belongs to no measurement, such as the emptying of a cache.
         """
         seconds = Clock.now() - span.started
+        if self.watcher is not None:
+            self.watcher.closed(span)
         self._read(span)
         span.closed = True
         self._open.remove(span)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,15 @@ class Suite:
         # What was done to baselines, and what could not be done.
         self._approvals: list[Approval] = []
         self._gone: list[str] = []
+        self._profiles: list[Sequence[str]] = []
 
     def add_record(self, record: Mapping[str, Any]) -> None:
         """Keep the record of a test; a rerun's replaces the one before."""
         self._records[record["nodeid"]] = record
+
+    def add_profiles(self, profiles: Iterable[Sequence[str]]) -> None:
+        """Keep what is to be said of the profiles of tests that have not failed."""
+        self._profiles += profiles
 
     def add_facts(self, facts: Mapping[str, Any]) -> None:
         """Keep what one process knows of the suite; every worker collects all of it."""
@@ -161,7 +166,8 @@ class Suite:
         run = self.run()
         full = bool(option(config, ""))
         notices = self._notices(run, whole=is_whole(config, terminal))
-        if not (run.records or notices or full or self._written) or config.getoption("collectonly"):
+        told = notices or full or self._written or self._profiles
+        if not (run.records or told) or config.getoption("collectonly"):
             return
         for approval in self._approvals:
             notices += approval.lines
@@ -173,12 +179,22 @@ class Suite:
             notices=notices,
             width=terminal._tw.fullwidth,
         )
+        lines += self._told_of_profiles(config)
         if self._written:
             lines.append(self._written)
         terminal.write_sep("=", "perfguard")
         for line in lines:
             markup = {"yellow": True} if line.startswith("warning:") else {}
             terminal.write_line(line, **markup)
+
+    def _told_of_profiles(self, config: pytest.Config) -> list[str]:
+        top = option(config, "top")
+        lines = [line for profile in self._profiles[:top] for line in profile]
+        more = len(self._profiles) - top
+        if more > 0:
+            folder = config.rootpath / option(config, "artifacts") / "profiles"
+            lines.append(f"{more} {'more ' if top else ''}profile{'s' * (more > 1)} in {folder}")
+        return lines
 
     def _notices(self, run: Run, *, whole: bool) -> list[str]:
         notices: list[str] = []

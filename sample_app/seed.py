@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, Engine, delete, func, insert, select, text
 from sample_app.core.config import Settings
 from sample_app.core.database import make_engine
 from sample_app.core.migrate import upgrade
+from sample_app.core.profiling import asked_for, profile_function
 from sample_app.models import Base, RelatedItem, Resource, ResourceStatus, User
 
 _START: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -42,6 +44,7 @@ class Size:
     related_items: int = 15_000
 
 
+@profile_function
 def seed(engine: Engine, size: Size | None = None, *, reset: bool = False) -> None:
     """Fill an empty, migrated database; with ``reset``, empty it first."""
     size = size or Size()
@@ -133,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reset", action="store_true", help="delete what is there first")
     options = parser.parse_args(arguments)
     settings = Settings()
+    if asked_for():
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     engine = make_engine(settings)
     try:
         upgrade(engine, traps=settings.traps)

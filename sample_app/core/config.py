@@ -30,5 +30,7 @@ class Settings(BaseSettings):
     """Seconds to wait for Redis: loading without the cache takes less than waiting for it."""
     cache_prefix: str = Field(default="sample_app-", pattern=r"^[\w.:-]+$")
     """How the keys begin; others may use the same server."""
+    profiling: bool = False
+    """Log a profile of each call of what is decorated so; for development, it slows them down."""
     traps: Annotated[Traps, NoDecode, BeforeValidator(_traps)] = Traps()
     """``SAMPLE_APP_TRAPS=lazy_owner,open_fields`` switches these two on."""

@@ -27,6 +27,7 @@ for _module in (
     "pytest_perfguard.plans",
     "pytest_perfguard.probes.sql",
     "pytest_perfguard.probes.sqlalchemy_internals",
+    "pytest_perfguard.profiles",
     "pytest_perfguard.suite",
     "requests",
     "sqlalchemy.ext.asyncio",

@@ -82,6 +82,8 @@ _WRITTEN: dict[str, tuple[list[str], str, object]] = {
     "times_needed": (["--perfguard-times-needed=5"], "5", 5),
     "undecided": (["--perfguard-undecided=fail"], "fail", "fail"),
     "processes": (["--perfguard-processes=3"], "", 3),
+    "profile": (["--perfguard-profile=slow:3"], "slow:3", "slow:3"),
+    "artifacts": (["--perfguard-artifacts=out"], "out", "out"),
     "key_words": (["--perfguard-key-words=profile"], "profile", ["profile"]),
 }
 
