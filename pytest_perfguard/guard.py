@@ -118,7 +118,7 @@ class Guard:
         # Whether a test is run once more for its profile, so that no time is worth judging.
         self.profiling = False
         self._root = config.rootpath
-        self.stores_times = bool(option(config, "times"))
+        self.stores_times = _stores_times(config)
         self.windows: SessionWindows | None = None
         if self.stores_times and times_are_compared(config):
             self.windows = SessionWindows(
@@ -546,6 +546,23 @@ def _locate(report: pytest.TestReport, item: pytest.Item) -> None:
         crash.message = crash.message.partition("\n")[0]
         crash.path = str(item.path)
         crash.lineno = (item.location[1] or 0) + 1
+
+
+def _stores_times(config: pytest.Config) -> bool:
+    """Return whether times are stored.
+
+    Raises:
+        SettingError: if an option needs them to be.
+    """
+    if option(config, "times"):
+        if option(config, "processes") > 1 and not option(config, "update"):
+            raise SettingError("--perfguard-processes: store them with --perfguard-update")
+        return True
+    for name, asked in (("add_times", True), ("processes", option(config, "processes") > 1)):
+        if asked and option(config, name):
+            flag = f"--perfguard-{name.replace('_', '-')}"
+            raise SettingError(f"{flag}: say where times are stored, with --perfguard-times=DIR")
+    return False
 
 
 def _excused(verdict: Verdict) -> Verdict:

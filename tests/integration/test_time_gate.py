@@ -402,3 +402,20 @@ def test_python_calls_have_budgets_without_any_store(
 
     result.assert_outcomes(failed=2, passed=1)
     assert "no timed call whose calls could be counted" in result.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        (["--perfguard-add-times"], "say where times are stored, with --perfguard-times=DIR"),
+        (["--perfguard-update", "--perfguard-processes=3"], "with --perfguard-times=DIR"),
+        (["--perfguard-times=t", "--perfguard-processes=3"], "with --perfguard-update"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(
+    pytester: pytest.Pytester, arguments: list[str], remedy: str
+) -> None:
+    result = pytester.runpytest_subprocess(*LEAN, *arguments)
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert remedy in result.stderr.str()
