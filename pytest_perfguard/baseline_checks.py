@@ -89,7 +89,6 @@ class Baselines:
 
     Attributes:
         updating: whether baselines are recorded, not compared.
-        in_use: whether any test has been found that is compared.
         switched_off: marked tests whose baselines are switched off by an option.
 
     Raises:
@@ -103,12 +102,17 @@ class Baselines:
         self.updating: bool = bool(option(config, "update"))
         self._new = _new_level(option(config, "new"))
         self.switched_off: set[str] = set()
-        self.in_use = False
+        self._is_wanted = False
 
     @property
     def has_rules(self) -> bool:
         """Whether tests without a mark may have baselines."""
         return any(rule.mode == "all" for rule in self._modes)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any test is compared, or all that are recorded are to be approved."""
+        return self._is_wanted or self.updating
 
     def mode(self, item: pytest.Item) -> str:
         """Return which of :data:`MODES` a test is in; later lines win."""
@@ -125,7 +129,7 @@ class Baselines:
         if marked and mode == "off":
             self.switched_off.add(item.nodeid)
         wanted = mode == "all" or (marked and mode == "marked")
-        self.in_use |= wanted
+        self._is_wanted |= wanted
         return wanted
 
     def needs_plans(self, item: pytest.Item) -> bool:
@@ -144,10 +148,7 @@ class Baselines:
         level: Callable[[str], Level],
     ) -> Record:
         """Return the record with what comes of comparing it with the test's baseline."""
-        now = entry_of(record)
-        if not now and item.get_closest_marker("perf_baseline") is None:
-            # One of a whole suite that does nothing that could be counted.
-            return record
+        now, unmeasured = entry_of(record), record
         path = file_of(item.path)
         record = replace(record, baseline=self._shown(path))
         try:
@@ -157,11 +158,15 @@ class Baselines:
         test, kind = test_of(item.nodeid), databases(record)
         entries = file.tests.get(test, {})
         held = pick(entries, kind)
-        if not now and held is None:
+        marked = item.get_closest_marker("perf_baseline") is not None
+        if not now and held is None and not marked:
+            # One of a whole suite that does nothing that could be counted.
+            return unmeasured
+        if not now and marked and (held is None or self.updating):
             return self._refused(
                 record,
                 "perf_baseline: nothing was observed that a baseline could hold: no SQL, no "
-                "command to a cache, no request",
+                "command to a cache, no request: take the mark away, or mend the test",
             )
         if held is None:
             return self._first(record, entries, kind)
@@ -199,6 +204,10 @@ class Baselines:
         if isinstance(found, BaselineError):
             raise found
         return found
+
+    def file(self, item: pytest.Item) -> str:
+        """Return the name of the file of a test's baseline, below the root where it is there."""
+        return self._shown(file_of(item.path))
 
     def _shown(self, path: Path) -> str:
         below = path.is_relative_to(self._root)

@@ -16,6 +16,7 @@ import pytest
 from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.baseline_checks import Baselines, read_tolerances
+from pytest_perfguard.baseline_files import test_of
 from pytest_perfguard.baselines import Tolerance
 from pytest_perfguard.benchmark_fixture import attach, is_benchmark
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
@@ -110,8 +111,9 @@ class Guard:
         self.has_rules = self.measure_all or bool(self.rules.budgets) or self.baselines.has_rules
         self.with_setup = option(config, "phases") == "setup+call"
         self._root = config.rootpath
-        # Every test that was found, before any was deselected: whether it has a baseline.
-        self.collected: dict[str, bool] = {}
+        # Every test that was found, before any was deselected, by the file of its baseline:
+        # whether it is compared with it.
+        self.collected: dict[str, dict[str, bool]] = {}
         # Lines about marked waivers that have ended.
         self.ended: dict[str, None] = {}
         self.recorder = Recorder(
@@ -225,7 +227,8 @@ class Guard:
         for item in items:
             plan = item.stash.get(PLAN, None)
             compared = plan is not None and plan.tolerances is not None
-            self.collected[item.nodeid] = compared or self.baselines.mode(item) == "off"
+            tests = self.collected.setdefault(self.baselines.file(item), {})
+            tests[test_of(item.nodeid)] = compared or self.baselines.mode(item) == "off"
 
     # -- running ---------------------------------------------------------------------------
 
@@ -483,7 +486,7 @@ class Guard:
                 *(f"{w.file}:{w.line}: {w.problem}" for w in waivers if w.problem),
                 *self.ended,
             ],
-            "collected": self.collected if self.baselines.in_use else {},
+            "collected": self.collected if self.baselines.is_used else {},
             "switched_off": sorted(self.baselines.switched_off),
         }
 

@@ -25,7 +25,11 @@ _WITH_VALUE = (
     "--perfguard-json", "--perfguard-baseline", "--junitxml", "--junit-xml", "--html",
     "--json-report-file", "--report-log", "--cov-report",
 )  # fmt: skip
-_PLAIN = ("--perfguard", "--perfguard-update", "--perfguard-ratchet")
+_PLAIN = (
+    "--perfguard", "--perfguard-update", "--perfguard-ratchet",
+    # All tests are named, and all are run.
+    "--lf", "--last-failed", "--sw", "--stepwise", "-x", "--exitfirst",
+)  # fmt: skip
 _MAX_OUTPUT = 2_000
 
 

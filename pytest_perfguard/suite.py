@@ -27,7 +27,7 @@ class Suite:
         self._waivers: set[str] = set()
         self._broken_waivers: set[str] = set()
         self._written = ""
-        self._collected: dict[str, bool] = {}
+        self._collected: dict[str, dict[str, bool]] = {}
         self._switched_off: set[str] = set()
         self._lost_workers = 0
         # What was done to baselines, and what could not be done.
@@ -44,7 +44,8 @@ class Suite:
             self._rules[line] = max(tests, self._rules.get(line, 0))
         self._waivers.update(facts["waivers"])
         self._broken_waivers.update(facts["broken_waivers"])
-        self._collected |= facts["collected"]
+        for file, tests in facts["collected"].items():
+            self._collected.setdefault(file, {}).update(tests)
         self._switched_off.update(facts["switched_off"])
 
     def add_lost_worker(self) -> None:
@@ -57,7 +58,7 @@ class Suite:
         Returns:
             Whether all that was asked for could be done.
         """
-        if not self._collected:
+        if not self._collected or config.getoption("collectonly"):
             return True
         root, records = config.rootpath, self.run().records
         if wish := option(config, "update"):
@@ -66,19 +67,16 @@ class Suite:
         elif option(config, "ratchet"):
             self._approvals.append(tighten_all(root, records))
         reasons = self._partial(config, session)
-        named = [Path(config.invocation_params.dir, arg) for arg in config.args]
-        places = [place for place in named if "::" not in str(place)]
-        if not reasons:
-            skip = config.getini("norecursedirs")
-            gone = find_gone(root, places, self._collected, records, skip)
-            if gone and wish and not session.testsfailed:
-                self._approvals.append(prune(root, gone))
-            else:
-                self._gone = [entry.told(root) for entry in gone]
-        elif wish:
-            self._approvals.append(
-                Approval([f"baselines of tests that are gone are kept: {', '.join(reasons)}"])
-            )
+        gone = [] if reasons else find_gone(config, self._collected, records)
+        if session.testsfailed:
+            reasons.append("a test failed")
+        if gone and wish and not reasons:
+            self._approvals.append(prune(root, gone))
+        else:
+            self._gone = [entry.told(root) for entry in gone]
+            if wish and reasons and (gone or not session.testsfailed):
+                kept = f"baselines of tests that are gone are kept: {', '.join(reasons)}"
+                self._approvals.append(Approval([f"{kept} (perfguard prune removes them)"]))
         return not any(approval.problems for approval in self._approvals)
 
     def _again(self, config: pytest.Config, records: Iterable[Record]) -> dict[str, Record]:
@@ -95,9 +93,9 @@ class Suite:
 
     def _partial(self, config: pytest.Config, session: pytest.Session) -> list[str]:
         """Return why the session cannot tell which tests there are."""
-        reasons = [flag for name, flag in _SELECTING.items() if config.getoption(name, None)]
-        if any("::" in argument for argument in config.args):
-            reasons.append("single tests were named")
+        reasons = selections(config)
+        if session.exitstatus == pytest.ExitCode.INTERRUPTED:
+            reasons.append("the run was interrupted")
         if session.shouldstop or session.shouldfail:
             reasons.append(f"{session.shouldstop or session.shouldfail}")
         if self._lost_workers:
@@ -127,7 +125,8 @@ class Suite:
         run = self.run()
         full = bool(option(config, ""))
         notices = self._notices(run, whole=is_whole(config, terminal))
-        if not (run.records or notices or full or self._written) or config.getoption("collectonly"):
+        said = run.records or notices or full or self._written or self._approvals
+        if not said or config.getoption("collectonly"):
             return
         for approval in self._approvals:
             notices += approval.lines
@@ -151,6 +150,9 @@ class Suite:
         told = {error for record in run.records for error in record.errors}
         notices += [f"warning: {waiver}" for waiver in sorted(self._broken_waivers - told)]
         used = {key for record in run.records for key, covered in record.waivers.items() if covered}
+        # Nor can a test that failed by itself: it may not have come to what they cover.
+        broken = [r for r in run.records if r.outcome == "failed" and not r.fails]
+        used |= {key for record in broken for key in record.waivers}
         passed = {key for record in run.records for key in record.waivers}
         # A part of the suite cannot tell that a waiver is not needed, unless its line was run.
         stale = (self._waivers if whole else passed) - used
@@ -187,6 +189,17 @@ class Suite:
         return notices
 
 
+def selections(config: pytest.Config) -> list[str]:
+    """Return what keeps tests from being found or run, as it is written on the command line."""
+    flags = [flag for name, flag in _SELECTING.items() if config.getoption(name, None)]
+    return [*flags, *(["single tests were named"] if names_tests(config) else [])]
+
+
+def names_tests(config: pytest.Config) -> bool:
+    """Return whether single tests were asked for, not files and folders."""
+    return any("::" in argument for argument in config.args)
+
+
 _SELECTING = {
     "keyword": "-k",
     "markexpr": "-m",
@@ -195,6 +208,8 @@ _SELECTING = {
     "deselect": "--deselect",
     "ignore": "--ignore",
     "ignore_glob": "--ignore-glob",
+    "setuponly": "--setup-only",
+    "setupplan": "--setup-plan",
 }
 # These run all tests, but a run that is cut short has not seen those that come last.
 _ORDERING = ("failedfirst", "newfirst")
