@@ -22,7 +22,7 @@ from pytest_perfguard.baseline_files import (
     locked,
     read,
     render,
-    test_of,
+    name_of,
     write,
 )
 from pytest_perfguard.baselines import (
@@ -144,7 +144,7 @@ def _change(
                 held = read(path).tests
                 tests: dict[str, Entries] = dict(held)
                 for record in of_file:
-                    test = test_of(record.nodeid)
+                    test = name_of(record.nodeid)
                     tests[test], changed = renewed(tests.get(test, {}), record)
                     told += [f"    {test}", *changed] if changed else []
                     unchanged += not changed

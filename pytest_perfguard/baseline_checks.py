@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_perfguard.baseline_files import BaselineFile, file_of, read, test_of
+from pytest_perfguard.baseline_files import BaselineFile, file_of, read, name_of
 from pytest_perfguard.baselines import Entry, Tolerance, compare, databases, entry_of, pick
 from pytest_perfguard.budgets import matches
 from pytest_perfguard.errors import BaselineError, LimitError, MetricError, SettingError
@@ -135,7 +135,7 @@ class Baselines:
     def needs_plans(self, item: pytest.Item) -> bool:
         """Return whether the baseline of a test holds what is only measured on request."""
         try:
-            entries = self._file(item).tests.get(test_of(item.nodeid), {})
+            entries = self._file(item).tests.get(name_of(item.nodeid), {})
         except BaselineError:
             return False
         return any(METRICS[name].on_request for entry in entries.values() for name in entry.metrics)
@@ -155,7 +155,7 @@ class Baselines:
             file = self._file(item)
         except BaselineError as error:
             return self._refused(record, error.below(self._root))
-        test, kind = test_of(item.nodeid), databases(record)
+        test, kind = name_of(item.nodeid), databases(record)
         entries = file.tests.get(test, {})
         held = pick(entries, kind)
         marked = item.get_closest_marker("perf_baseline") is not None

@@ -55,7 +55,7 @@ def file_of(module: Path) -> Path:
     return module.parent / FOLDER / f"{name}.json"
 
 
-def test_of(nodeid: str) -> str:
+def name_of(nodeid: str) -> str:
     """Return what a test is called in the file of its module."""
     path, separator, test = nodeid.partition("::")
     return encodable(test if separator else path.rpartition("/")[2])

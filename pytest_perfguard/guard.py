@@ -16,7 +16,7 @@ import pytest
 from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.baseline_checks import Baselines, read_tolerances
-from pytest_perfguard.baseline_files import test_of
+from pytest_perfguard.baseline_files import name_of
 from pytest_perfguard.baselines import Tolerance
 from pytest_perfguard.benchmark_fixture import attach, is_benchmark
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
@@ -228,7 +228,7 @@ class Guard:
             plan = item.stash.get(PLAN, None)
             compared = plan is not None and plan.tolerances is not None
             tests = self.collected.setdefault(self.baselines.file(item), {})
-            tests[test_of(item.nodeid)] = compared or self.baselines.mode(item) == "off"
+            tests[name_of(item.nodeid)] = compared or self.baselines.mode(item) == "off"
 
     # -- running ---------------------------------------------------------------------------
 
