@@ -252,13 +252,19 @@ def _compare(
             return None
         status, reason = Status.UNPROVEN, _why_unproven(metric, high, record)
     elif not metric.keeps(value, limit) and not _same(value, limit):
-        status = Status.REGRESSED
+        status, reason = Status.REGRESSED, _tolerated(metric, limit, held)
     elif _is_better(metric, value, low, high):
         status = Status.IMPROVED
     shown = low if metric.higher_is_better else high
     return Verdict(
         metric.name, record.span.name, value, shown, status, level, where, reason, Rule.BASELINE
     )
+
+
+def _tolerated(metric: Metric, limit: float, held: Held) -> str:
+    if limit in bounds(held):
+        return ""
+    return f"{show(limit, metric.unit)} would be tolerated"
 
 
 def _same(value: float, limit: float) -> bool:

@@ -22,7 +22,7 @@ from pytest_perfguard.benchmark_fixture import attach, is_benchmark
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
 from pytest_perfguard.errors import SettingError
 from pytest_perfguard.metrics import METRICS, lookup, measure_all
-from pytest_perfguard.model import Level, Record, Span, Status, Verdict
+from pytest_perfguard.model import Level, Record, Rule, Span, Status, Verdict
 from pytest_perfguard.options import option, tables
 from pytest_perfguard.places import mark_line
 from pytest_perfguard.recorder import Recorder
@@ -353,7 +353,10 @@ class Guard:
         )
         if plan.tolerances is not None:
             record = self.baselines.check(
-                item, record, plan.tolerances, partial(self.rules.level, item.nodeid)
+                item,
+                record,
+                plan.tolerances,
+                partial(self.rules.level, item.nodeid, judged_by=Rule.BASELINE),
             )
         plan.record = self._waive(record, plan.waivers)
         item.user_properties[:] = [

@@ -9,6 +9,7 @@ from sample_app.tests.running import RunningClient
 
 pytestmark = [
     pytest.mark.performance,
+    pytest.mark.perf_baseline,
     pytest.mark.perf_budget(cache_errors=0, cache_n_plus_one=0),
 ]
 
