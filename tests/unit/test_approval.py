@@ -43,9 +43,7 @@ def _record(count: int = 3, test: str = "test_a", **fields: Any) -> Record:
 
 
 def _improved(record: Record) -> Record:
-    better = Verdict(
-        "sql_queries", "", 1, 3, Status.IMPROVED, Level.FAIL, "", rule=Rule.BASELINE
-    )
+    better = Verdict("sql_queries", "", 1, 3, Status.IMPROVED, Level.FAIL, "", rule=Rule.BASELINE)
     return replace(record, verdicts=(better,))
 
 

@@ -114,7 +114,9 @@ def test_a_file_is_sorted_and_has_one_value_a_line() -> None:
     text = render(dict(reversed(backwards.items())))
 
     assert text == render(_TESTS)
-    assert text.startswith('{\n "schema": 1,\n "tests": {\n  "TestB::test_c[ü-\\"x\\"-a\\\\n]": {\n')
+    assert text.startswith(
+        '{\n "schema": 1,\n "tests": {\n  "TestB::test_c[ü-\\"x\\"-a\\\\n]": {\n'
+    )
     assert text.endswith("}\n")
     assert '\n     "cache_hit_ratio": 0.333333,\n     "sql_queries": 3,\n' in text
     assert all(line.count(":") <= 1 or '"' in line for line in text.splitlines())
@@ -230,7 +232,10 @@ def test_a_line_that_is_gone_or_there_twice_is_never_a_crash(data: st.DataObject
             "has schema 2, this version of pytest-perfguard reads 1: use the version that wrote it",
         ),
         ('{"schema": 1, "tests": []}', "[] where names and values should be"),
-        ('{"schema": 1, "schema": 1, "tests": {}}', "'schema' stands in it twice, as after a merge"),
+        (
+            '{"schema": 1, "schema": 1, "tests": {}}',
+            "'schema' stands in it twice, as after a merge",
+        ),
         ("[" * 100_000, "cannot be used: "),
     ],
 )
@@ -244,7 +249,20 @@ def test_a_foreign_file_is_refused_with_the_reason_and_the_remedy(
 
 @pytest.mark.parametrize(
     "value",
-    [True, None, "3", -1, float("nan"), float("inf"), 10**400, [], [1, 2, 3], [2, 1], [1, True], {}],
+    [
+        True,
+        None,
+        "3",
+        -1,
+        float("nan"),
+        float("inf"),
+        10**400,
+        [],
+        [1, 2, 3],
+        [2, 1],
+        [1, True],
+        {},
+    ],
 )
 def test_a_value_that_is_none_is_refused(value: object) -> None:
     with pytest.raises(BaselineError, match="is no value of sql_queries"):
@@ -281,7 +299,9 @@ def test_a_test_that_stands_in_it_twice_is_named() -> None:
 def test_what_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "test_x.json"
     folder.mkdir()
-    with pytest.raises(BaselineError, match="cannot be read: Is a directory: check its permissions"):
+    with pytest.raises(
+        BaselineError, match="cannot be read: Is a directory: check its permissions"
+    ):
         read(folder)
 
     def refuse(*_: object, **__: object) -> str:

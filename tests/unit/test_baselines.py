@@ -34,7 +34,9 @@ _SITE = "app/crud.py:7 in rows"
 _A, _B = "SELECT a FROM t", "SELECT b FROM t"
 
 
-def _record(*tallies: Tally, probes: tuple[str, ...] = ("sql", "cache", "http"), **fields: Any) -> Record:
+def _record(
+    *tallies: Tally, probes: tuple[str, ...] = ("sql", "cache", "http"), **fields: Any
+) -> Record:
     root = span(*tallies, probes=probes)
     return Record("test_x.py::test_it", "passed", root, measure_all(root), **fields)
 
@@ -68,7 +70,13 @@ def _selects(count: int = 1, operation: str = _A, **fields: Any) -> Tally:
 def _gets(count: int = 1, **fields: Any) -> Tally:
     return tally(
         "GET user:{int}",
-        **{"probe": "cache", "label": "GET", "count": count, "sums": {"roundtrips": count}, **fields},
+        **{
+            "probe": "cache",
+            "label": "GET",
+            "count": count,
+            "sums": {"roundtrips": count},
+            **fields,
+        },
     )
 
 
@@ -91,7 +99,9 @@ def test_an_entry_holds_nothing_that_differs_between_runs() -> None:
 
 
 def test_transactions_and_connections_are_no_operations() -> None:
-    record = _record(_selects(), tally("BEGIN", kind="transaction"), tally("PRAGMA", kind="connect"))
+    record = _record(
+        _selects(), tally("BEGIN", kind="transaction"), tally("PRAGMA", kind="connect")
+    )
     assert entry_of(record).operations == {"sql": {_A: {_SITE: 1}}}
 
 

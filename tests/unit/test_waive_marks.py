@@ -66,7 +66,9 @@ def test_a_cap_is_in_the_unit_of_its_metric() -> None:
 
 
 @pytest.mark.parametrize(
-    "until", [_TODAY, "2027-03-01", datetime(2027, 3, 1, 12, tzinfo=UTC)], ids=["date", "text", "datetime"]
+    "until",
+    [_TODAY, "2027-03-01", datetime(2027, 3, 1, 12, tzinfo=UTC)],
+    ids=["date", "text", "datetime"],
 )
 def test_the_end_may_be_a_date(until: object) -> None:
     found, mistakes = _read("sql_queries", reason="r", until=until)
