@@ -167,7 +167,7 @@ def test_the_bytes_do_not_depend_on_the_order(tmp_path: Path) -> None:
     expected = (tmp_path / _FILE).read_bytes()
     for seed in range(5):
         (tmp_path / _FILE).unlink()
-        Random(seed).shuffle(records)
+        Random(seed).shuffle(records)  # noqa: S311
         record_all(tmp_path, records)
         assert (tmp_path / _FILE).read_bytes() == expected
 

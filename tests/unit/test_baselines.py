@@ -116,10 +116,10 @@ def test_a_ratio_is_kept_with_six_digits() -> None:
 
 
 def test_columns_of_a_long_statement_make_no_difference_and_the_rest_does() -> None:
-    columns = ", ".join(f"users.column_{n}" for n in range(40))
-    plain = outline(f"SELECT {columns} FROM users WHERE users.id = ?")
-    more = outline(f"SELECT {columns}, users.new FROM users WHERE users.id = ?")
-    other = outline(f"SELECT {columns} FROM users WHERE users.name = ?")
+    columns = "SELECT " + ", ".join(f"users.column_{n}" for n in range(40))
+    plain = outline(columns + " FROM users WHERE users.id = ?")
+    more = outline(columns + ", users.new FROM users WHERE users.id = ?")
+    other = outline(columns + " FROM users WHERE users.name = ?")
 
     assert plain == more != other
     assert len(plain) < 140
