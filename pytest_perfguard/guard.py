@@ -164,7 +164,8 @@ class Guard:
                     where = self._where(item, node, mark.name)
                     tolerances |= read_tolerances(mark.args, mark.kwargs, where, mistakes)
                 case _:
-                    where = self._where(item, node, mark.name, "reason", mark.kwargs.get("reason"))
+                    told = ("reason", mark.kwargs["reason"]) if "reason" in mark.kwargs else ()
+                    where = self._where(item, node, mark.name, *told)
                     place = where.removeprefix(f"{mark.name}, ")
                     # One on the test takes the place of one on its class.
                     found = read_waiver(mark.args, mark.kwargs, place, mistakes)

@@ -155,7 +155,7 @@ class Suite:
         used |= {key for record in broken for key in record.waivers}
         passed = {key for record in run.records for key in record.waivers}
         # A part of the suite cannot tell that a waiver is not needed, unless its line was run.
-        stale = (self._waivers if whole else passed) - used
+        stale = (self._waivers | passed if whole else passed) - used
         notices += [
             f"warning: waiver for {key.rpartition(' ')[2]} at {key.rpartition(' ')[0]} covers "
             "nothing any more: remove it"

@@ -132,19 +132,19 @@ def test_the_bytes_do_not_depend_on_workers_or_order(
                 shop.get_email(number + 1)
             shop.list_eagerly()
         """,
-        shuffle="""
-        import os, random
-
-        def pytest_collection_modifyitems(items):
-            random.Random(os.environ["ORDER"]).shuffle(items)
-        """,
     )
-    pytester.syspathinsert()
+    conftest = pytester.path / "conftest.py"
+    conftest.write_text(
+        conftest.read_text()
+        + "\n\ndef pytest_collection_modifyitems(items):\n"
+        + "    import os, random\n"
+        + "    random.Random(os.environ['ORDER']).shuffle(items)\n"
+    )
     path = pytester.path / "__perfguard__" / "test_many.json"
     found = set()
     for order, workers in (("1", "-n0"), ("2", "-n0"), ("3", "-n2"), ("4", "-n4")):
         monkeypatch.setenv("ORDER", order)
-        run_once("-pshuffle", workers, "--perfguard-update").assert_outcomes(passed=12)
+        run_once(workers, "--perfguard-update").assert_outcomes(passed=12)
         found.add(path.read_bytes())
         path.unlink()
     assert len(found) == 1
