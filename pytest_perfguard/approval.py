@@ -20,9 +20,9 @@ from pytest_perfguard.baseline_files import (
     file_of,
     held_text,
     locked,
+    name_of,
     read,
     render,
-    name_of,
     write,
 )
 from pytest_perfguard.baselines import (

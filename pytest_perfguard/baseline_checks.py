@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_perfguard.baseline_files import BaselineFile, file_of, read, name_of
+from pytest_perfguard.baseline_files import BaselineFile, file_of, name_of, read
 from pytest_perfguard.baselines import Entry, Tolerance, compare, databases, entry_of, pick
 from pytest_perfguard.budgets import matches
 from pytest_perfguard.errors import BaselineError, LimitError, MetricError, SettingError

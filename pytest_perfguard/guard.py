@@ -464,6 +464,10 @@ class Guard:
             return report
         if report.when == "call":
             record = replace(plan.record, outcome=report.outcome)
+            if call.excinfo and not call.excinfo.errisinstance(BudgetFailure):
+                # It may not have come to what the others cover, so they are not known to be idle.
+                used = {key: True for key, covered in record.waivers.items() if covered}
+                record = replace(record, waivers=used)
             if call.excinfo and call.excinfo.errisinstance(BudgetFailure):
                 _locate(report, item)
             elif report.failed and (record.breaches or record.span.findings):

@@ -150,9 +150,6 @@ class Suite:
         told = {error for record in run.records for error in record.errors}
         notices += [f"warning: {waiver}" for waiver in sorted(self._broken_waivers - told)]
         used = {key for record in run.records for key, covered in record.waivers.items() if covered}
-        # Nor can a test that failed by itself: it may not have come to what they cover.
-        broken = [r for r in run.records if r.outcome == "failed" and not r.fails]
-        used |= {key for record in broken for key in record.waivers}
         passed = {key for record in run.records for key in record.waivers}
         # A part of the suite cannot tell that a waiver is not needed, unless its line was run.
         stale = (self._waivers | passed if whole else passed) - used
