@@ -109,7 +109,7 @@ def test_the_line_of_each_metric_is_known(tests: dict[str, Any]) -> None:
 
 
 def test_a_file_is_sorted_and_has_one_value_a_line() -> None:
-    backwards = {test: dict(reversed(entries.items())) for test, entries in _TESTS.items()}
+    backwards = {test: dict(reversed(list(entries.items()))) for test, entries in _TESTS.items()}
 
     text = render(dict(reversed(backwards.items())))
 
