@@ -28,7 +28,7 @@ def test_a_red_test_is_told_with_its_first_metric() -> None:
         "lazy",
         "test_list.py::test_a_page",
         "sql_queries 23 > 3",
-        "-",
+        "no line of your code: run by a library on a thread of its own",
         "20x SELECT users  at app/crud.py:7 in rows",
     )
 
