@@ -12,14 +12,17 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
+import pytest
+
 from pytest_perfguard.baseline_files import (
     FOLDER,
     Tests,
     file_of,
     held_text,
     locked,
+    name_of,
     read,
-    test_of,
+    render,
     write,
 )
 from pytest_perfguard.baselines import (
@@ -30,6 +33,7 @@ from pytest_perfguard.baselines import (
     entry_of,
     is_same,
     pick,
+    renew,
     tighten,
     widen,
 )
@@ -38,6 +42,8 @@ from pytest_perfguard.model import Record, Status
 
 _MAX_CHANGES = 8
 Entries = Mapping[str, Entry]
+# Of every test that was found whether it is compared with a baseline, by file and name.
+Collected = Mapping[str, Mapping[str, bool]]
 
 
 @dataclass(slots=True)
@@ -67,22 +73,30 @@ def record_all(
     passed = [record for record in records if record.outcome == "passed" and not record.errors]
     left = [record.nodeid for record in records if record.outcome == "failed" or record.errors]
 
-    def renew(entries: Entries, record: Record) -> tuple[Entries, list[str]]:
-        now = entry_of(record)
-        if again is not None:
-            if record.nodeid not in again:
-                return entries, ["    not recorded: it did not pass when it was run once more"]
-            now = widen(now, entry_of(again[record.nodeid]))
-        kind = databases(record)
+    def approve(entries: Entries, record: Record) -> tuple[Entries, list[str]]:
+        now, kind = entry_of(record), databases(record)
         held = pick(entries, kind)
+        if again is None:
+            now = renew(held, now)
+        elif record.nodeid in again:
+            now = widen(now, entry_of(again[record.nodeid]))
+        else:
+            return entries, ["      not recorded: it did not pass when it was run once more"]
+        if not now:
+            return {}, ["      removed: nothing is counted in it any more"]
         if kind in entries and held is not None and is_same(held, now) and held.note == now.note:
             return entries, []
-        kept = {} if kind == NO_DATABASE else {k: e for k, e in entries.items() if k != NO_DATABASE}
+        kept = {} if kind == NO_DATABASE else _of_databases(entries)
         return {**kept, kind: now}, changes(held, now)
 
-    _change(root, passed, renew, approval, "baselines recorded")
+    _change(root, passed, approve, approval, "baselines recorded")
     approval.lines += [f"  not recorded, because it failed: {nodeid}" for nodeid in left]
     return approval
+
+
+def _of_databases(entries: Entries) -> Entries:
+    """Return the entries of a test that uses a database, and may have begun to just now."""
+    return {kind: entry for kind, entry in entries.items() if kind != NO_DATABASE}
 
 
 def tighten_all(root: Path, records: Iterable[Record]) -> Approval:
@@ -96,22 +110,23 @@ def tighten_all(root: Path, records: Iterable[Record]) -> Approval:
         and any(verdict.status is Status.IMPROVED for verdict in record.verdicts)
     ]
 
-    def renew(entries: Entries, record: Record) -> tuple[Entries, list[str]]:
+    def lower(entries: Entries, record: Record) -> tuple[Entries, list[str]]:
         kind = databases(record)
         held = pick(entries, kind)
         if held is None:
             return entries, []
         tight = tighten(held, entry_of(record))
-        return {**entries, kind: tight}, changes(held, tight)
+        kept = entries if kind == NO_DATABASE else _of_databases(entries)
+        return {**kept, kind: tight}, [] if is_same(held, tight) else changes(held, tight)
 
-    _change(root, better, renew, approval, "baselines tightened")
+    _change(root, better, lower, approval, "baselines tightened")
     return approval
 
 
 def _change(
     root: Path,
     records: Iterable[Record],
-    renew: Callable[[Entries, Record], tuple[Entries, list[str]]],
+    renewed: Callable[[Entries, Record], tuple[Entries, list[str]]],
     approval: Approval,
     title: str,
 ) -> None:
@@ -121,22 +136,24 @@ def _change(
     if not by_file:
         return
     unchanged, lines = 0, []
-    with locked(root):
-        for name, of_file in sorted(by_file.items()):
-            path = root / name
-            try:
-                tests: dict[str, Entries] = dict(read(path).tests)
-                told = []
+    for name, of_file in sorted(by_file.items()):
+        path = root / name
+        told = []
+        try:
+            with locked(path):
+                held = read(path).tests
+                tests: dict[str, Entries] = dict(held)
                 for record in of_file:
-                    test = test_of(record.nodeid)
-                    tests[test], changed = renew(tests.get(test, {}), record)
+                    test = name_of(record.nodeid)
+                    tests[test], changed = renewed(tests.get(test, {}), record)
                     told += [f"    {test}", *changed] if changed else []
                     unchanged += not changed
-                if told:
+                if render(tests) != render(held):
                     write(path, tests)
-                    lines += [f"  {name}", *told]
-            except BaselineError as error:
-                approval.problems.append(error.below(root))
+        except BaselineError as error:
+            approval.problems.append(error.below(root))
+        else:
+            lines += [f"  {name}", *told] if told else []
     known = f" ({unchanged:,} unchanged)" if unchanged else ""
     if lines or unchanged:
         approval.lines += [f"{title}{known}:" if lines else f"{title}: {unchanged:,} unchanged"]
@@ -191,24 +208,17 @@ class Gone:
 
 
 def find_gone(
-    root: Path,
-    places: Iterable[Path],
-    collected: Mapping[str, bool],
-    records: Iterable[Record] = (),
-    skip: Sequence[str] = (),
+    config: pytest.Config, collected: Collected, records: Iterable[Record] = ()
 ) -> list[Gone]:
-    """Return the entries that belong to no test.
+    """Return the entries that belong to no test of those that the session was to collect.
 
     Args:
-        places: files and directories that the tests were collected from.
-        collected: whether a test is compared with a baseline, by node id.
+        collected: whether a test is compared with a baseline, by its file and its name there.
         records: of the tests that ran; new ones may be old ones under another name.
-        skip: patterns of directories that are not looked into.
     """
-    known: dict[Path, dict[str, bool]] = {}
-    for nodeid, compared in collected.items():
-        module = root / nodeid.partition("::")[0]
-        known.setdefault(file_of(module), {})[test_of(nodeid)] = compared
+    places = [Path(config.invocation_params.dir, argument) for argument in config.args]
+    skip = config.getini("norecursedirs")
+    known = {config.rootpath / file: tests for file, tests in collected.items()}
     new = {record.nodeid: entry_of(record) for record in records if record.is_new}
     gone = []
     for path in sorted({*known, *_files_below(places, skip)}):
@@ -267,14 +277,16 @@ def prune(root: Path, gone: Iterable[Gone]) -> Approval:
         by_file.setdefault(entry.file, []).append(entry)
     if not by_file:
         return approval
-    approval.lines.append("baselines removed:")
-    with locked(root):
-        for path, entries in by_file.items():
-            try:
+    lines: list[str] = []
+    for path, entries in by_file.items():
+        try:
+            with locked(path):
                 tests: Tests = read(path).tests
                 names = {entry.test for entry in entries}
                 write(path, {test: found for test, found in tests.items() if test not in names})
-                approval.lines += [f"  {entry.told(root)}" for entry in entries]
-            except BaselineError as error:
-                approval.problems.append(error.below(root))
+        except BaselineError as error:
+            approval.problems.append(error.below(root))
+        else:
+            lines += [f"  {entry.told(root)}" for entry in entries]
+    approval.lines += ["baselines removed:", *lines] if lines else []
     return approval

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_perfguard.baseline_files import BaselineFile, file_of, read, test_of
+from pytest_perfguard.baseline_files import BaselineFile, file_of, name_of, read
 from pytest_perfguard.baselines import Entry, Tolerance, compare, databases, entry_of, pick
 from pytest_perfguard.budgets import matches
 from pytest_perfguard.errors import BaselineError, LimitError, MetricError, SettingError
@@ -106,7 +106,6 @@ class Baselines:
 
     Attributes:
         updating: whether baselines are recorded, not compared.
-        in_use: whether any test has been found that is compared.
         switched_off: marked tests whose baselines are switched off by an option.
 
     Raises:
@@ -121,12 +120,17 @@ class Baselines:
         self._new = _new_level(option(config, "new"))
         self._times = bool(option(config, "times"))
         self.switched_off: set[str] = set()
-        self.in_use = False
+        self._is_wanted = False
 
     @property
     def has_rules(self) -> bool:
         """Whether tests without a mark may have baselines."""
         return any(rule.mode == "all" for rule in self._modes)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any test is compared, or all that are recorded are to be approved."""
+        return self._is_wanted or self.updating
 
     def mode(self, item: pytest.Item) -> str:
         """Return which of :data:`MODES` a test is in; later lines win."""
@@ -143,13 +147,13 @@ class Baselines:
         if marked and mode == "off":
             self.switched_off.add(item.nodeid)
         wanted = mode == "all" or (marked and mode == "marked")
-        self.in_use |= wanted
+        self._is_wanted |= wanted
         return wanted
 
     def needs_plans(self, item: pytest.Item) -> bool:
         """Return whether the baseline of a test holds what is only measured on request."""
         try:
-            entries = self._file(item).tests.get(test_of(item.nodeid), {})
+            entries = self._file(item).tests.get(name_of(item.nodeid), {})
         except BaselineError:
             return False
         return any(METRICS[name].on_request for entry in entries.values() for name in entry.metrics)
@@ -168,13 +172,15 @@ class Baselines:
             file = self._file(item)
         except BaselineError as error:
             return self._refused(record, error.below(self._root))
-        test, kind = test_of(item.nodeid), databases(record)
+        test, kind = name_of(item.nodeid), databases(record)
         entries = file.tests.get(test, {})
         held = pick(entries, kind)
-        if held is None and not entry_of(record):
-            marked = item.get_closest_marker("perf_baseline") is not None
-            # Of a whole suite, some tests do nothing that could be counted.
-            return self._nothing(record) if marked else replace(record, baseline="")
+        if not entry_of(record) and (held is None or self.updating):
+            if item.get_closest_marker("perf_baseline") is not None:
+                return self._nothing(record)
+            if held is None:
+                # One of a whole suite that does nothing that could be counted.
+                return replace(record, baseline="")
         if held is None or self.updating:
             return record if self.updating else self._first(record, entries, kind)
 
@@ -194,11 +200,11 @@ class Baselines:
         timed = any(span.timing is not None for span in record.span.walk())
         if timed and self._times:
             return replace(record, baseline="")
-        hint = ": times are compared where perfguard_times is set" if timed else ""
+        remedy = "compare its times (perfguard_times)" if timed else "mend the test"
         return self._refused(
             record,
             "perf_baseline: nothing was observed that a baseline could hold: no SQL, no command to "
-            f"a cache, no request{hint}",
+            f"a cache, no request: take the mark away, or {remedy}",
         )
 
     def _first(self, record: Record, entries: Mapping[str, Entry], kind: str) -> Record:
@@ -219,6 +225,10 @@ class Baselines:
         if isinstance(found, BaselineError):
             raise found
         return found
+
+    def file(self, item: pytest.Item) -> str:
+        """Return the name of the file of a test's baseline, below the root where it is there."""
+        return self._shown(file_of(item.path))
 
     def _shown(self, path: Path) -> str:
         below = path.is_relative_to(self._root)

@@ -9,9 +9,9 @@ to do: a baseline that is passed over in silence would let everything through.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,6 +23,7 @@ from typing import Any
 from pytest_perfguard.baselines import Entry, Held, Operations, bounds
 from pytest_perfguard.errors import BaselineError
 from pytest_perfguard.metrics import METRICS
+from pytest_perfguard.model import encodable
 from pytest_perfguard.writing import replace_file
 
 FOLDER = "__perfguard__"
@@ -54,10 +55,10 @@ def file_of(module: Path) -> Path:
     return module.parent / FOLDER / f"{name}.json"
 
 
-def test_of(nodeid: str) -> str:
+def name_of(nodeid: str) -> str:
     """Return what a test is called in the file of its module."""
     path, separator, test = nodeid.partition("::")
-    return test if separator else path.rpartition("/")[2]
+    return encodable(test if separator else path.rpartition("/")[2])
 
 
 def render(tests: Tests) -> str:
@@ -70,9 +71,7 @@ def render(tests: Tests) -> str:
             if entries
         },
     }
-    text = json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    # A lone surrogate in a parameter's id cannot be written.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return encodable(json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def _entry_data(entry: Entry) -> dict[str, Any]:
@@ -142,12 +141,22 @@ def parse(text: str, path: Path) -> BaselineFile:
             test: {kind: _entry(found) for kind, found in _dict(entries).items()}
             for test, entries in _dict(data["tests"]).items()
         }
-    except _FormatError as error:
+    except _UnknownMetricError as error:
+        raise BaselineError(
+            path,
+            f"has a metric that this version of pytest-perfguard does not compare: {error}",
+            f"use the version that wrote it, or a newer one; else {_RESTORE}",
+        ) from None
+    except (_FormatError, RecursionError) as error:
         raise BaselineError(path, f"is not a file of baselines: {error}", _RESTORE) from None
     return BaselineFile(tests, _lines(text))
 
 
 class _FormatError(ValueError):
+    pass
+
+
+class _UnknownMetricError(_FormatError):
     pass
 
 
@@ -177,13 +186,13 @@ def _entry(data: Any) -> Entry:
 
 
 def _held(name: str, value: Any) -> Held:
-    if name not in METRICS:
-        raise _FormatError(f"unknown metric {_short(name)}")
+    if name not in METRICS or not METRICS[name].stored:
+        raise _UnknownMetricError(_short(name))
     values = value if isinstance(value, list) else [value]
     numbers = [
         v
         for v in values
-        if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and v >= 0
+        if isinstance(v, int | float) and not isinstance(v, bool) and 0 <= v <= sys.float_info.max
     ]
     if not 0 < len(numbers) == len(values) <= 2 or sorted(numbers) != numbers:  # noqa: PLR2004 - a range
         raise _FormatError(f"{_short(value)} is no value of {name}")
@@ -227,17 +236,30 @@ def _lines(text: str) -> dict[tuple[str, str, str], int]:
 
 
 @contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Keep other sessions of the same project from writing baselines meanwhile.
+def locked(path: Path) -> Iterator[None]:
+    """Keep other sessions from writing a file between reading and writing it.
 
     The lock is a file among the temporary ones, so that nothing is left in the project.
+
+    Raises:
+        BaselineError: if it cannot be locked.
     """
     from filelock import FileLock  # noqa: PLC0415 - only whoever writes needs it
 
     user = getattr(os, "getuid", int)()
-    name = f"perfguard-{user}-{zlib.crc32(str(root.resolve()).encode()):08x}.lock"
-    with FileLock(Path(tempfile.gettempdir()) / name):
+    name = f"perfguard-{user}-{zlib.crc32(os.fsencode(path.resolve())):08x}.lock"
+    place = Path(tempfile.gettempdir())
+    lock = FileLock(place / name)
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise BaselineError(
+            path, f"cannot be locked: {error.strerror}", f"check the permissions of {place}"
+        ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write(path: Path, tests: Tests) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.metrics import METRICS, UNCOUNTED, Metric
-from pytest_perfguard.model import Level, Record, Rule, Status, Verdict
+from pytest_perfguard.model import Level, Record, Rule, Status, Verdict, encodable
 from pytest_perfguard.units import show
 
 NO_DATABASE = "no database"
@@ -114,7 +114,7 @@ def _operations(record: Record) -> dict[str, dict[str, dict[str, int]]]:
         for tally in span.tallies:
             if tally.count and tally.kind not in UNCOUNTED:
                 lines = found.setdefault(tally.probe, {}).setdefault(outline(tally.operation), {})
-                line = str(tally.site) if tally.site else NO_LINE
+                line = encodable(str(tally.site)) if tally.site else NO_LINE
                 lines[line] = lines.get(line, 0) + tally.count
     return found
 
@@ -125,6 +125,7 @@ def outline(operation: str) -> str:
     Of a long statement the columns are left out, so that a column that is added to a model is no
     change of every statement that loads it.
     """
+    operation = encodable(operation)
     text = shorten(operation, _WIDTH)
     if not text.endswith("…"):
         return text
@@ -136,12 +137,39 @@ def widen(first: Entry, second: Entry) -> Entry:
     """Return an entry that two runs of the same code both keep, with a note where they differ."""
     metrics: dict[str, Held] = {}
     for name in {**first.metrics, **second.metrics}:
-        values = [v for e in (first, second) for v in bounds(e.metrics.get(name, 0.0))]
+        found = [e.metrics[name] for e in (first, second) if name in e.metrics]
+        if len(found) == 1 and METRICS[name].tallied and not METRICS[name].on_request:
+            # Nothing of its probe was seen in the other run. A ratio or a level has no value then.
+            found.append(0)
+        values = [value for held in found for value in bounds(held)]
         low, high = min(values), max(values)
         metrics[name] = low if low == high else (low, high)
+    return Entry(metrics, first.operations, _note(metrics))
+
+
+def renew(held: Entry | None, now: Entry) -> Entry:
+    """Return what is recorded of a test: what it does now, and what is held where that covers it.
+
+    One run cannot tell that a value does not vary any more.
+    """
+    if held is None or not held.note:
+        return now
+    metrics = {
+        name: _renewed(held.metrics.get(name, value), value) for name, value in now.metrics.items()
+    }
+    if metrics == held.metrics:
+        return held
+    return Entry(metrics, now.operations, _note(metrics))
+
+
+def _renewed(held: Held, now: Held) -> Held:
+    (low, high), (least, most) = bounds(held), bounds(now)
+    return held if low <= least and most <= high else now
+
+
+def _note(metrics: Mapping[str, Held]) -> str:
     varying = sorted(name for name, value in metrics.items() if isinstance(value, tuple))
-    note = f"differed between two runs: {', '.join(varying)}" if varying else ""
-    return Entry(metrics, first.operations, note)
+    return f"differed between two runs: {', '.join(varying)}" if varying else ""
 
 
 def tighten(held: Entry, now: Entry) -> Entry:
@@ -189,7 +217,7 @@ def compare(
             # One line says that nothing was seen of a probe.
             unseen.add(metric.probe)
         verdicts.append(verdict)
-    return tuple(_with_changes(verdicts, changes))
+    return tuple(_with_changes(verdicts, held, changes))
 
 
 def _held(metric: Metric, entry: Entry) -> Held | None:
@@ -224,13 +252,19 @@ def _compare(
             return None
         status, reason = Status.UNPROVEN, _why_unproven(metric, high, record)
     elif not metric.keeps(value, limit) and not _same(value, limit):
-        status = Status.REGRESSED
+        status, reason = Status.REGRESSED, _tolerated(metric, limit, held)
     elif _is_better(metric, value, low, high):
         status = Status.IMPROVED
     shown = low if metric.higher_is_better else high
     return Verdict(
         metric.name, record.span.name, value, shown, status, level, where, reason, Rule.BASELINE
     )
+
+
+def _tolerated(metric: Metric, limit: float, held: Held) -> str:
+    if limit in bounds(held):
+        return ""
+    return f"{show(limit, metric.unit)} would be tolerated"
 
 
 def _same(value: float, limit: float) -> bool:
@@ -255,9 +289,12 @@ def _why_unproven(metric: Metric, high: float, record: Record) -> str:
 
 
 def _with_changes(
-    verdicts: Iterable[Verdict], changes: Mapping[str, tuple[str, ...]]
+    verdicts: Iterable[Verdict], held: Entry, changes: Mapping[str, tuple[str, ...]]
 ) -> Iterable[Verdict]:
-    """Give the changed operations to the first verdict of each probe that they explain."""
+    """Give the changed operations to the first verdict of each probe that they explain.
+
+    Where the number varies, so does what it is made of.
+    """
     verdicts = list(verdicts)
     moved = {METRICS[v.metric].probe for v in verdicts if v.status is not Status.OK}
     told: set[str] = set()
@@ -269,7 +306,11 @@ def _with_changes(
         elif verdict.status in (Status.REGRESSED, Status.IMPROVED):
             told.add(probe)
             yield replace(verdict, changes=found)
-        elif probe not in moved and verdict.metric == _TOTALS[probe]:
+        elif (
+            probe not in moved
+            and verdict.metric == _TOTALS[probe]
+            and not isinstance(held.metrics.get(verdict.metric), tuple)
+        ):
             told.add(probe)
             yield replace(verdict, status=Status.CHANGED, changes=found)
         else:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from pytest_perfguard.errors import LimitError, MetricError, MissingExtraError, SettingError
 from pytest_perfguard.metrics import METRICS, Metric, lookup
-from pytest_perfguard.model import Level, Span, Status, Verdict
+from pytest_perfguard.model import Level, Rule, Span, Status, Verdict
 from pytest_perfguard.units import parse
 
 # A method, or * for any, before a path.
@@ -87,11 +87,12 @@ class BudgetRule:
 
 @dataclass(frozen=True, slots=True)
 class LevelRule:
-    """A line of ``perfguard_level``."""
+    """A line of ``perfguard_level``; without a metric or a rule it is about all of them."""
 
     pattern: str
     metric: str | None
     level: Level
+    rule: Rule | None = None
 
     def covers(self, nodeid: str, endpoint: str | None) -> bool:
         """Return whether it is about a test, or about an endpoint that a test called."""
@@ -158,11 +159,21 @@ class Rules:
                 found |= {budget.metric.name: budget for budget in rule.budgets}
         return list(found.values())
 
-    def level(self, nodeid: str, metric: str, endpoint: str | None = None) -> Level:
+    def level(
+        self,
+        nodeid: str,
+        metric: str,
+        endpoint: str | None = None,
+        judged_by: Rule = Rule.BUDGET,
+    ) -> Level:
         """Return what a breach of the metric does in a test; later lines win."""
         level = Level.FAIL
         for rule in self.levels:
-            if rule.metric in (None, metric) and rule.covers(nodeid, endpoint):
+            if (
+                rule.metric in (None, metric)
+                and rule.rule in (None, judged_by)
+                and rule.covers(nodeid, endpoint)
+            ):
                 level = rule.level
         return level
 
@@ -189,20 +200,25 @@ def _level_rule(line: str, mistakes: list[str]) -> LevelRule | None:
     selector, _, level = (part.strip() for part in line.rpartition(":"))
     words = selector.split()
     metric = words.pop() if words and words[-1] in METRICS else None
+    rule = _RULES[words.pop()] if words and words[-1] in _RULES else None
     if level not in tuple(Level):
         mistakes.append(
             f"{where}: {level!r} is not a level: write 'PATTERN METRIC: fail' or 'warn'"
         )
     elif len(words) > 1 and not is_endpoint(" ".join(words)):
         mistakes.append(f"{where}: write 'PATTERN METRIC: LEVEL'")
-    elif len(words) == 1 and words[0].isidentifier() and metric is None:
+    elif len(words) == 1 and words[0].isidentifier() and metric is rule is None:
         try:
             lookup(words[0])
         except MetricError as error:
             mistakes.append(f"{where}: {error} A directory is written '{words[0]}/'.")
     else:
-        return LevelRule(" ".join(words) or "*", metric, Level(level))
+        return LevelRule(" ".join(words) or "*", metric, Level(level), rule)
     return None
+
+
+# What a line may name in place of a metric, or before it.
+_RULES = {"budgets": Rule.BUDGET, "baselines": Rule.BASELINE}
 
 
 # What has to be installed for a probe to listen, and what it then did not hear.

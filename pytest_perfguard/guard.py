@@ -16,12 +16,13 @@ import pytest
 from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.baseline_checks import Baselines, read_tolerances
+from pytest_perfguard.baseline_files import name_of
 from pytest_perfguard.baselines import Tolerance
 from pytest_perfguard.benchmark_fixture import attach, is_benchmark
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
 from pytest_perfguard.errors import SettingError
 from pytest_perfguard.metrics import METRICS, lookup, measure_all
-from pytest_perfguard.model import Level, Record, Span, Status, Verdict
+from pytest_perfguard.model import Level, Record, Rule, Span, Status, Verdict
 from pytest_perfguard.options import option, tables
 from pytest_perfguard.places import mark_line
 from pytest_perfguard.recorder import Recorder
@@ -125,8 +126,9 @@ class Guard:
                 spread=not under_xdist(config), is_compared=self._is_compared
             )
             config.pluginmanager.register(self.windows, "perfguard-windows")
-        # Every test that was found, before any was deselected: whether it has a baseline.
-        self.collected: dict[str, bool] = {}
+        # Every test that was found, before any was deselected, by the file of its baseline:
+        # whether it is compared with it.
+        self.collected: dict[str, dict[str, bool]] = {}
         # What is tolerated of wall times, by node id and metric, as share and amount.
         self.wall_tolerances: dict[str, dict[str, tuple[float, float]]] = {}
         # Lines about marked waivers that have ended.
@@ -181,7 +183,8 @@ class Guard:
                         mark.args, mark.kwargs, where, mistakes, times=self.stores_times
                     )
                 case _:
-                    where = self._where(item, node, mark.name, "reason", mark.kwargs.get("reason"))
+                    told = ("reason", mark.kwargs["reason"]) if "reason" in mark.kwargs else ()
+                    where = self._where(item, node, mark.name, *told)
                     place = where.removeprefix(f"{mark.name}, ")
                     # One on the test takes the place of one on its class.
                     found = read_waiver(mark.args, mark.kwargs, place, mistakes)
@@ -246,7 +249,8 @@ class Guard:
         for item in items:
             plan = item.stash.get(PLAN, None)
             compared = plan is not None and plan.tolerances is not None
-            self.collected[item.nodeid] = compared or self.baselines.mode(item) == "off"
+            tests = self.collected.setdefault(self.baselines.file(item), {})
+            tests[name_of(item.nodeid)] = compared or self.baselines.mode(item) == "off"
 
     def _is_compared(self, item: pytest.Item) -> bool:
         plan = item.stash.get(PLAN, None)
@@ -393,7 +397,10 @@ class Guard:
         )
         if plan.tolerances is not None:
             record = self.baselines.check(
-                item, record, plan.tolerances, partial(self.rules.level, item.nodeid)
+                item,
+                record,
+                plan.tolerances,
+                partial(self.rules.level, item.nodeid, judged_by=Rule.BASELINE),
             )
         plan.record = self._waive(record, plan.waivers)
         item.user_properties[:] = [
@@ -500,6 +507,10 @@ class Guard:
             return report
         if report.when == "call":
             record = replace(plan.record, outcome=report.outcome)
+            if call.excinfo and not call.excinfo.errisinstance(BudgetFailure):
+                # It may not have come to what the others cover, so they are not known to be idle.
+                used = {key: True for key, covered in record.waivers.items() if covered}
+                record = replace(record, waivers=used)
             if call.excinfo and call.excinfo.errisinstance(BudgetFailure):
                 _locate(report, item)
             elif report.failed and (record.breaches or record.span.findings):
@@ -526,7 +537,7 @@ class Guard:
                 *(f"{w.file}:{w.line}: {w.problem}" for w in waivers if w.problem),
                 *self.ended,
             ],
-            "collected": self.collected if self.baselines.in_use else {},
+            "collected": self.collected if self.baselines.is_used else {},
             "switched_off": sorted(self.baselines.switched_off),
         }
 

@@ -24,10 +24,15 @@ def _plain(value: Any) -> Any:
         return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
-    if isinstance(value, str):
-        # A lone surrogate in a statement or a node id would break every pipe it is sent through.
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
-    return value
+    return encodable(value) if isinstance(value, str) else value
+
+
+def encodable(text: str) -> str:
+    """Return the text as it can be sent through a pipe or written into a file.
+
+    A lone surrogate in a statement or a node id would break either.
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class _Data:

@@ -65,7 +65,8 @@ OPTIONS = (
     Option(
         "level",
         "what a breach does: 'fail' (default) or 'warn', for all or as 'METRIC: LEVEL', "
-        "'PATTERN: LEVEL' or 'PATTERN METRIC: LEVEL'; later lines win (may be repeated)",
+        "'PATTERN: LEVEL' or 'PATTERN METRIC: LEVEL', where METRIC may be 'budgets' or "
+        "'baselines', too; later lines win (may be repeated)",
         "linelist",
         default=[],
         metavar="LINE",

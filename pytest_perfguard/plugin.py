@@ -74,8 +74,8 @@ def _guard(config: pytest.Config) -> Guard:
     return guard
 
 
-def collected(config: pytest.Config) -> dict[str, bool]:
-    """Return which tests were found and whether each is compared with a baseline."""
+def collected(config: pytest.Config) -> dict[str, dict[str, bool]]:
+    """Return which tests were found, by file, and whether each is compared with a baseline."""
     return _guard(config).collected
 
 

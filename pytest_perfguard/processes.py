@@ -26,8 +26,9 @@ _WITH_VALUE = (
     "--json-report-file", "--report-log", "--cov-report",
 )  # fmt: skip
 _PLAIN = (
-    "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times", "-x",
-    "--exitfirst", "--maxfail",
+    "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times",
+    # All tests are named, and all are run.
+    "--lf", "--last-failed", "--sw", "--stepwise", "-x", "--exitfirst", "--maxfail",
 )  # fmt: skip
 _FRESH = "PERFGUARD_FRESH_PROCESS"
 _MAX_OUTPUT = 2_000

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_perfguard.approval import Approval, Gone, find_gone, prune
 from pytest_perfguard.plugin import collected
+from pytest_perfguard.suite import names_tests
 
 
 class _Collector:
@@ -19,19 +20,19 @@ class _Collector:
     def __init__(self) -> None:
         self.root = Path.cwd()
         self.gone: list[Gone] = []
+        self.reasons: list[str] = []
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Compare what was found with what the files hold."""
-        config = session.config
-        self.root = config.rootpath
-        named = [Path(config.invocation_params.dir, arg) for arg in config.args]
-        self.gone = find_gone(
-            self.root,
-            [place for place in named if "::" not in str(place)],
-            collected(config),
-            skip=config.getini("norecursedirs"),
-        )
+        self.root = session.config.rootpath
+        # What is deselected was found before; these leave tests out of what is found.
+        if names_tests(session.config):
+            self.reasons.append("single tests were named")
+        if session.config.getoption("lf", default=False):
+            self.reasons.append("--lf")
+        if not self.reasons:
+            self.gone = find_gone(session.config, collected(session.config))
 
 
 def prune_suite(arguments: Sequence[str], *, dry_run: bool) -> Approval:
@@ -46,6 +47,9 @@ def prune_suite(arguments: Sequence[str], *, dry_run: bool) -> Approval:
         code = pytest.main(["--collect-only", "-q", "--perfguard", *arguments], plugins=[collector])
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         return Approval(problems=[f"the tests cannot be collected:\n{output.getvalue().strip()}"])
+    if collector.reasons:
+        reasons = ", ".join(collector.reasons)
+        return Approval(problems=[f"only the whole suite tells which tests are gone: {reasons}"])
     if dry_run:
         lines = [f"  {entry.told(collector.root)}" for entry in collector.gone]
         return Approval([*(["baselines to be removed:"] if lines else []), *lines])

@@ -31,7 +31,7 @@ class Suite:
         self._waivers: set[str] = set()
         self._broken_waivers: set[str] = set()
         self._written = ""
-        self._collected: dict[str, bool] = {}
+        self._collected: dict[str, dict[str, bool]] = {}
         self._switched_off: set[str] = set()
         self._lost_workers = 0
         self._measured = Measured()
@@ -54,7 +54,8 @@ class Suite:
             self._rules[line] = max(tests, self._rules.get(line, 0))
         self._waivers.update(facts["waivers"])
         self._broken_waivers.update(facts["broken_waivers"])
-        self._collected |= facts["collected"]
+        for file, tests in facts["collected"].items():
+            self._collected.setdefault(file, {}).update(tests)
         self._switched_off.update(facts["switched_off"])
         if facts.get("times"):
             self._measured.add(facts["times"])
@@ -96,7 +97,7 @@ class Suite:
         Returns:
             Whether all that was asked for could be done.
         """
-        if not self._collected:
+        if not self._collected or config.getoption("collectonly"):
             return not any(approval.problems for approval in self._approvals)
         root, records = config.rootpath, self.run().records
         if wish := option(config, "update"):
@@ -105,19 +106,16 @@ class Suite:
         elif option(config, "ratchet"):
             self._approvals.append(tighten_all(root, records))
         reasons = self._partial(config, session)
-        named = [Path(config.invocation_params.dir, arg) for arg in config.args]
-        places = [place for place in named if "::" not in str(place)]
-        if not reasons:
-            skip = config.getini("norecursedirs")
-            gone = find_gone(root, places, self._collected, records, skip)
-            if gone and wish and not session.testsfailed:
-                self._approvals.append(prune(root, gone))
-            else:
-                self._gone = [entry.told(root) for entry in gone]
-        elif wish:
-            self._approvals.append(
-                Approval([f"baselines of tests that are gone are kept: {', '.join(reasons)}"])
-            )
+        gone = [] if reasons else find_gone(config, self._collected, records)
+        if session.testsfailed:
+            reasons.append("a test failed")
+        if gone and wish and not reasons:
+            self._approvals.append(prune(root, gone))
+        else:
+            self._gone = [entry.told(root) for entry in gone]
+            if wish and reasons and (gone or not session.testsfailed):
+                kept = f"baselines of tests that are gone are kept: {', '.join(reasons)}"
+                self._approvals.append(Approval([f"{kept} (perfguard prune removes them)"]))
         return not any(approval.problems for approval in self._approvals)
 
     def _again(self, config: pytest.Config, records: Iterable[Record]) -> dict[str, Record]:
@@ -134,9 +132,9 @@ class Suite:
 
     def _partial(self, config: pytest.Config, session: pytest.Session) -> list[str]:
         """Return why the session cannot tell which tests there are."""
-        reasons = [flag for name, flag in _SELECTING.items() if config.getoption(name, None)]
-        if any("::" in argument for argument in config.args):
-            reasons.append("single tests were named")
+        reasons = selections(config)
+        if session.exitstatus == pytest.ExitCode.INTERRUPTED:
+            reasons.append("the run was interrupted")
         if session.shouldstop or session.shouldfail:
             reasons.append(f"{session.shouldstop or session.shouldfail}")
         if self._lost_workers:
@@ -166,8 +164,8 @@ class Suite:
         run = self.run()
         full = bool(option(config, ""))
         notices = self._notices(run, whole=is_whole(config, terminal))
-        told = notices or full or self._written or self._profiles
-        if not (run.records or told) or config.getoption("collectonly"):
+        said = notices or full or self._written or self._profiles or self._approvals
+        if not (run.records or said) or config.getoption("collectonly"):
             return
         for approval in self._approvals:
             notices += approval.lines
@@ -203,7 +201,7 @@ class Suite:
         used = {key for record in run.records for key, covered in record.waivers.items() if covered}
         passed = {key for record in run.records for key in record.waivers}
         # A part of the suite cannot tell that a waiver is not needed, unless its line was run.
-        stale = (self._waivers if whole else passed) - used
+        stale = (self._waivers | passed if whole else passed) - used
         notices += [
             f"warning: waiver for {key.rpartition(' ')[2]} at {key.rpartition(' ')[0]} covers "
             "nothing any more: remove it"
@@ -273,6 +271,17 @@ def _and(names: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
+def selections(config: pytest.Config) -> list[str]:
+    """Return what keeps tests from being found or run, as it is written on the command line."""
+    flags = [flag for name, flag in _SELECTING.items() if config.getoption(name, None)]
+    return [*flags, *(["single tests were named"] if names_tests(config) else [])]
+
+
+def names_tests(config: pytest.Config) -> bool:
+    """Return whether single tests were asked for, not files and folders."""
+    return any("::" in argument for argument in config.args)
+
+
 _SELECTING = {
     "keyword": "-k",
     "markexpr": "-m",
@@ -281,6 +290,8 @@ _SELECTING = {
     "deselect": "--deselect",
     "ignore": "--ignore",
     "ignore_glob": "--ignore-glob",
+    "setuponly": "--setup-only",
+    "setupplan": "--setup-plan",
 }
 # These run all tests, but a run that is cut short has not seen those that come last.
 _ORDERING = ("failedfirst", "newfirst")

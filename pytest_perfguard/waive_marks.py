@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from pytest_perfguard.errors import LimitError, MetricError
@@ -86,6 +86,8 @@ def _caps(names: Sequence[Any], cap: object, mistakes: list[str]) -> dict[str, f
 
 
 def _date(value: object) -> date | None:
+    if isinstance(value, datetime):
+        return value.date()
     if isinstance(value, date):
         return value
     try:

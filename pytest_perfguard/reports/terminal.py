@@ -89,7 +89,9 @@ def _baselines(records: Iterable[Record], top: int, width: int) -> list[str]:
     new = [record.nodeid for record in records if record.is_new and not record.errors]
     lines = []
     if new:
-        lines.append(f"{_number(len(new), 'test')} without a baseline: --perfguard-update records")
+        lines.append(
+            f"{_number(len(new), 'test')} without a baseline (--perfguard-update records it):"
+        )
         lines += _some([f"  {nodeid}" for nodeid in new], top)
     verdicts = [(record, verdict) for record in records for verdict in record.verdicts]
     better = [
@@ -102,8 +104,8 @@ def _baselines(records: Iterable[Record], top: int, width: int) -> list[str]:
         lines.append("better than the baseline (--perfguard-update keeps it so):")
         lines += _some(better, top)
     for record, verdict in verdicts:
-        if verdict.status is Status.CHANGED:
-            lines.append(f"other operations than in the baseline, as many: {record.nodeid}")
+        if verdict.changes and verdict.status in (Status.CHANGED, Status.IMPROVED):
+            lines.append(f"other operations than in the baseline: {record.nodeid}")
             lines += _some([f"  {shorten(line, width - 2)}" for line in verdict.changes], top)
     waived: dict[str, list[str]] = {}
     for record, verdict in verdicts:

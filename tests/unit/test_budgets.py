@@ -8,7 +8,7 @@ import pytest
 from pytest_perfguard.budgets import Budget, Rules, judge, matches, read_limits
 from pytest_perfguard.errors import SettingError
 from pytest_perfguard.metrics import METRICS, Metric
-from pytest_perfguard.model import Level, Span, Status, Verdict
+from pytest_perfguard.model import Level, Rule, Span, Status, Verdict
 from pytest_perfguard.units import Unit
 from tests.unit.build import span, tally
 
@@ -164,6 +164,31 @@ def test_a_level_is_set_for_a_metric_for_a_pattern_for_both_or_for_all(
 ) -> None:
     rules = Rules.read([], [line])
     assert {name: rules.level("tests/a.py::test_b", name) for name in levels} == levels
+
+
+@pytest.mark.parametrize(
+    ("line", "levels"),
+    [
+        ("budgets: warn", ["warn", "fail", "warn"]),
+        ("baselines: warn", ["fail", "warn", "fail"]),
+        ("tests/ budgets: warn", ["warn", "fail", "warn"]),
+        ("other/ budgets: warn", ["fail", "fail", "fail"]),
+        ("budgets sql_rows: warn", ["fail", "fail", "warn"]),
+        ("tests/ baselines sql_queries: warn", ["fail", "warn", "fail"]),
+        # A directory of that name is written as one.
+        ("budgets/: warn", ["fail", "fail", "fail"]),
+    ],
+)
+def test_budgets_and_baselines_may_have_levels_of_their_own(line: str, levels: list[str]) -> None:
+    rules = Rules.read([], [line])
+    assert levels == [
+        rules.level("tests/a.py::test_b", metric, judged_by=rule)
+        for metric, rule in (
+            ("sql_queries", Rule.BUDGET),
+            ("sql_queries", Rule.BASELINE),
+            ("sql_rows", Rule.BUDGET),
+        )
+    ]
 
 
 def test_the_last_level_that_applies_wins() -> None:

@@ -7,7 +7,7 @@ from fastapi.testclient import TestClient
 
 from pytest_perfguard import Perf
 
-pytestmark = pytest.mark.performance
+pytestmark = [pytest.mark.performance, pytest.mark.perf_baseline]
 
 
 @pytest.mark.perf_budget(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
-pytestmark = pytest.mark.performance
+pytestmark = [pytest.mark.performance, pytest.mark.perf_baseline]
 
 
 @pytest.mark.perf_budget(sql_queries=2, sql_n_plus_one=0, sql_duplicates=0, sql_slowest="100ms")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
-pytestmark = [pytest.mark.performance, pytest.mark.perf_budget(sql_full_scans=0)]
+pytestmark = [
+    pytest.mark.performance,
+    pytest.mark.perf_baseline,
+    pytest.mark.perf_budget(sql_full_scans=0),
+]
 
 
 def test_newest_of_a_status_is_served_by_an_index(reader: TestClient) -> None:

@@ -8,7 +8,11 @@ from __future__ import annotations
 import pytest
 from fastapi.testclient import TestClient
 
-pytestmark = [pytest.mark.performance, pytest.mark.perf_budget(sql_queries=0, sql_errors=0)]
+pytestmark = [
+    pytest.mark.performance,
+    pytest.mark.perf_baseline,
+    pytest.mark.perf_budget(sql_queries=0, sql_errors=0),
+]
 
 
 def test_sorting_by_a_relationship_reaches_no_database(reader: TestClient) -> None:
