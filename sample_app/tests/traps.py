@@ -1,7 +1,8 @@
 """Runs the performance suite with each trap, judged by its baselines alone, and prints a table.
 
 ``python -m sample_app.tests.traps`` tries all traps that change a count, or those that are named.
-Budgets only warn meanwhile. It ends with 1 if a trap leaves the suite green, or if the suite is red without any.
+Budgets only warn meanwhile. It ends with 1 if a trap leaves the suite green, or if the suite is
+red without any.
 """
 
 from __future__ import annotations

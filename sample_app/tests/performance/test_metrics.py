@@ -23,6 +23,8 @@ def visited(reader: RunningClient) -> RunningClient:
 
 
 @pytest.mark.perf_budget(response_bytes="4KiB", response_bytes_decoded="32KiB")
+# What the page says of the process differs from run to run.
+@pytest.mark.perf_baseline(response_bytes="50%", response_bytes_decoded="50%")
 def test_metrics_do_not_grow_with_the_ids(visited: RunningClient) -> None:
     """A time series for each route, not for each path. Trap: raw_path_labels."""
     assert visited.get("/metrics").status_code == 200
