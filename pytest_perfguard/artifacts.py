@@ -36,7 +36,7 @@ FORMATS: dict[str, Callable[[Captured], str]] = {
 
 def safe_name(text: str) -> str:
     """Return a name for a file or folder, the same for the same text and for no other."""
-    name = _UNSAFE.sub("-", text).strip("-.")[:_MAX_NAME].strip("-.")
+    name = _UNSAFE.sub("-", text).strip("-._")[:_MAX_NAME].strip("-._")
     # Two names that differ in case alone are one on some systems.
     if name and name == text == name.lower() and not _RESERVED.fullmatch(name):
         return name

@@ -33,7 +33,7 @@ from pytest_perfguard.session_windows import (
     times_are_compared,
     under_xdist,
 )
-from pytest_perfguard.spans import OpenSpan, Settings
+from pytest_perfguard.spans import MAX_REQUESTS, OpenSpan, Settings
 from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import shown
 from pytest_perfguard.waive_marks import MarkedWaiver, apply, expired, read_waiver
@@ -374,6 +374,11 @@ class Guard:
         errors += plan.pending.values()
         if sum(mark.name in MARKS for mark in item.iter_markers()) != plan.marks:
             errors.append(LATE_MARK)
+        if self.rules.endpoints and any(p.kind == "request" and p.calls > 1 for p in span.walk()):
+            errors.append(
+                f"more than {MAX_REQUESTS:,} requests, of which the last cannot be judged by "
+                "budgets of endpoints: split the test"
+            )
         record = Record(
             nodeid=item.nodeid,
             outcome="",

@@ -26,6 +26,8 @@ from pytest_perfguard.waivers import Waiver, Waivers
 MAX_TALLIES = 1_000
 MAX_MOMENTS = 500
 MAX_CHILDREN = 200
+# Requests are judged one by one where endpoints have budgets.
+MAX_REQUESTS = 2_000
 MAX_DEPTH = 50
 
 
@@ -174,7 +176,8 @@ class OpenSpan:
 
     def adopt(self, child: Span) -> None:
         """Keep a closed child; beyond :data:`MAX_CHILDREN` they are added up."""
-        if len(self.children) < MAX_CHILDREN or child.timing is not None:
+        most = MAX_REQUESTS if child.kind == "request" else MAX_CHILDREN
+        if len(self.children) < most or child.timing is not None:
             self.children.append(child)
         elif self.folded is None:
             self.folded = child

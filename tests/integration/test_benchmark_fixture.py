@@ -503,7 +503,8 @@ def test_nothing_breaks_without_it(
     assert "INTERNALERROR" not in result.stdout.str()
 
 
-@pytest.mark.parametrize("plugin", [QUICK, ("-p", "no:benchmark"), XDIST])
+# pytest-benchmark itself refuses to share the name.
+@pytest.mark.parametrize("plugin", [(), ("-n2",)], ids=["one process", "xdist"])
 def test_a_fixture_of_that_name_that_is_somebody_elses_is_left_alone(
     pytester: pytest.Pytester, failed: Failed, plugin: tuple[str, ...]
 ) -> None:
@@ -524,7 +525,7 @@ def test_a_fixture_of_that_name_that_is_somebody_elses_is_left_alone(
         """,
     )
 
-    result = pytester.runpytest_subprocess(*LEAN, *plugin)
+    result = pytester.runpytest_subprocess(*LEAN, "-p", "no:benchmark", *plugin)
 
     assert failed(result) == ["test_over"]
     result.assert_outcomes(passed=1, failed=1)

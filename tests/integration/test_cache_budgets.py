@@ -268,7 +268,7 @@ def test_unstable():
         f"\n1x GET {name}:{{int}} held up the event loop\n    at test_calls.py:",
         "    fix: await a client of redis.asyncio, or send it from a thread: await asyncio.to_th",
         f"\n1x LPUSH {name}:{{int}} failed: ResponseError",
-        f"\nGET {name}:{{…}}: the key holds the address of an object (object)\n",
+        "\nGET prices:{…}: the key holds the address of an object (object)\n",
         "    fix: ask once: client.mget(keys), or a pipeline where the keys are on several nodes\n",
         f"timeline: 6x GET {name}:{{int}}\n",
         " by 1x SET {word}\n",

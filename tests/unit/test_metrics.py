@@ -19,7 +19,7 @@ _TIMES = {
 _UNKNOWN = {
     "sql_full_scans", "pool_peak", "cache_hit_ratio",
     "cache_rereads", "cache_differences", "cache_recomputations",
-    "response_bytes", "response_bytes_decoded",
+    "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
     *(f"{group}_{statistic}" for group in ("http", "time") for statistic in _TIMES),
 }  # fmt: skip
 _CHILD = span(
@@ -57,6 +57,7 @@ _CHILD = span(
 )  # fmt: skip
 _QUICKER = {name: value / 2 for name, value in _TIMES.items()}
 _SLOWER = {name: value * 2 for name, value in _TIMES.items()}
+_SLOWEST = {"statistics": _SLOWER, "waiting": 0.02, "py_calls": 7}
 _WHOLE = span(
     tally(
         count=20,
@@ -97,9 +98,11 @@ _WHOLE = span(
     probes=("sql", "plans", "cache"),
     children=(
         _CHILD,
-        span(name="GET /other", kind="request", timing={"statistics": _QUICKER}),
+        span(name="GET /other", kind="request", timing={"statistics": _QUICKER, "waiting": 0.01}),
         span(name="quick", kind="call", timing={"statistics": _TIMES}),
-        span(name="slow", kind="call", timing={"statistics": _SLOWER}),
+        span(
+            name="slow", kind="call", timing={"statistics": _SLOWER, "waiting": 0.02, "py_calls": 7}
+        ),
     ),
 )
 
@@ -144,6 +147,7 @@ _WHOLE = span(
         ("http_stddev", 0.07),
         ("http_iqr", 0.08),
         ("http_cpu", 0.09),
+        ("http_waiting", 0.01),
         ("time_mean", 0.04),
         ("time_median", 0.06),
         ("time_p95", 0.08),
@@ -152,6 +156,8 @@ _WHOLE = span(
         ("time_stddev", 0.14),
         ("time_iqr", 0.16),
         ("time_cpu", 0.18),
+        ("time_waiting", 0.02),
+        ("py_calls", 7),
     ],
 )
 def test_a_metric_is_taken_from_the_span_and_those_inside_it(name: str, value: float) -> None:

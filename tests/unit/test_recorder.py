@@ -13,7 +13,7 @@ from pytest_perfguard.errors import MetricError
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Moment, Site, Tally
 from pytest_perfguard.recorder import Recorder
-from pytest_perfguard.spans import MAX_CHILDREN, Settings, Spans
+from pytest_perfguard.spans import MAX_CHILDREN, MAX_REQUESTS, Settings, Spans
 from pytest_perfguard.stats import STATISTICS
 from tests.unit.build import tally
 
@@ -201,7 +201,7 @@ def test_however_many_spans_are_inside_the_totals_are_exact(
 ) -> None:
     with recorder.measure("test") as whole:
         for number in range(children):
-            with recorder.measure(f"GET /{number}", "request"):
+            with recorder.measure(f"block {number}"):
                 for _ in range(number % 3):
                     probe.hear("a")
                 probe.hear("b")
@@ -215,11 +215,21 @@ def test_however_many_spans_are_inside_the_totals_are_exact(
 def test_the_spans_that_are_folded_say_how_many_they_are(recorder: Recorder) -> None:
     with recorder.measure("test") as whole:
         for number in range(MAX_CHILDREN + 7):
-            with recorder.measure(f"GET /{number}", "request"):
+            with recorder.measure(f"block {number}"):
                 pass
     assert whole.span is not None
     last = whole.span.children[-1]
-    assert (last.name, last.kind, last.calls) == ("7 more", "request", 7)
+    assert (last.name, last.kind, last.calls) == ("7 more", "block", 7)
+
+
+def test_requests_stay_apart_for_longer(recorder: Recorder) -> None:
+    with recorder.measure("test") as whole:
+        for number in range(MAX_REQUESTS + 3):
+            with recorder.measure(f"GET /{number}", "request"):
+                pass
+    assert whole.span is not None
+    assert len(whole.span.children) == MAX_REQUESTS + 1
+    assert whole.span.children[-1].calls == 3
 
 
 def test_levels_keep_their_highest_and_notes_are_kept_once(recorder: Recorder) -> None:
@@ -390,7 +400,7 @@ def test_a_measurement_is_a_mapping_of_the_metrics_that_have_a_value(recorder: R
     unknown = {
         "pool_peak", "sql_full_scans", "cache_hit_ratio",
         "cache_rereads", "cache_differences", "cache_recomputations",
-        "response_bytes", "response_bytes_decoded",
+        "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
         *(f"{group}_{statistic}" for group in ("http", "time") for statistic in STATISTICS),
     }  # fmt: skip
     observed = set(METRICS) - unknown
