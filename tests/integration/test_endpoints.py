@@ -733,13 +733,12 @@ def test_bytes_on_the_wire_and_decoded_status_and_errors_of_each_request(
             return body
         """,
         test_sizes="""
-        import asyncio
-        import flask_app, httpx, httpx2, pytest
+        import asyncio, threading
+        import flask_app, httpx, httpx2, pytest, requests
         from application import app
         from starlette.testclient import TestClient
 
         def test_live(perf):
-            import requests, threading
             from wsgiref.simple_server import WSGIRequestHandler, make_server
 
             class Silent(WSGIRequestHandler):
