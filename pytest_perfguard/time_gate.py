@@ -96,11 +96,14 @@ class TimeGate:
         self.lines: list[str] = []
         self.problems: list[str] = []
 
-    def settle(self, measured: Measured, records: Mapping[str, Record]) -> list[Record]:
+    def settle(
+        self, measured: Measured, records: Mapping[str, Record], *, green: bool
+    ) -> list[Record]:
         """Judge or store the times; return the records that there are verdicts for.
 
         Args:
             records: of the tests, by node id.
+            green: nothing in the session has failed by itself.
         """
         timings = {n: t for n, t in measured.timings.items() if n in records}
         if not timings:
@@ -113,11 +116,14 @@ class TimeGate:
                 self._renew(timings, here)
             elif not fresh:
                 judged = self._judge(measured, timings, records, read(self._store, here))
-            red = any(record.fails for record in (*records.values(), *judged))
-            if not wish and option(self._config, "add_times") and (fresh or not red):
-                add(self._store, here, timings)
+            if not wish and option(self._config, "add_times"):
+                red = not green or any(r.fails for r in (*records.values(), *judged))
+                if fresh or not red:
+                    add(self._store, here, timings)
                 if not fresh:
-                    self.lines.append(f"times added to {option(self._config, 'times')}")
+                    told = "not added" if red else "added"
+                    why = ", since the session is not green" if red else ""
+                    self.lines.append(f"times {told} to {option(self._config, 'times')}{why}")
         except StoreError as error:
             self.problems.append(str(error))
         if measured.not_pinned:
