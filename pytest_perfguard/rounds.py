@@ -232,7 +232,7 @@ def _after_the_first(
         if job.guard.counts_calls(job.item, budgets):
             from pytest_perfguard.work import count_calls  # noqa: PLC0415 - rarely needed
 
-            counted: CallCount = yield count_calls(call)
+            counted: CallCount = yield count_calls(call, threads=_threads_of(client))
             found.calls = counted.calls
     if alone and windows is not None and first.span is not None:
         looked_at = _checked(call, check, awaited=first.awaited) if group == "http" else call
@@ -262,6 +262,12 @@ def _checked(
         check(call())
 
     return checked_async if awaited else checked
+
+
+def _threads_of(client: object | None) -> tuple[Callable[..., object], ...]:
+    """Return what runs a function in the thread that a client's application runs in."""
+    portal = getattr(client, "portal", None)  # Starlette's TestClient, where it has been entered
+    return () if portal is None else (portal.call,)
 
 
 class _EachCall:

@@ -126,9 +126,18 @@ class TimeGate:
                     self.lines.append(f"times {told} to {option(self._config, 'times')}{why}")
         except StoreError as error:
             self.problems.append(str(error))
+        self._tell_of_problems(measured, timings)
         if measured.not_pinned:
             self.lines.append(f"times are noisier than they need to be: {measured.not_pinned}")
         return judged
+
+    def _tell_of_problems(self, measured: Measured, timings: Timings) -> None:
+        """Tell early of what will never be judged, not when enough processes are stored."""
+        for nodeid in sorted(measured.problems.keys() & timings.keys()):
+            self.lines.append(
+                f"warning: {nodeid} did not pass when it was run for another window, so that its "
+                f"times stay undecided: {measured.problems[nodeid]}"
+            )
 
     def _renew(self, timings: Timings, here: Mapping[str, str]) -> None:
         """Store the times anew, of as many processes as are asked for."""
@@ -252,7 +261,7 @@ class TimeGate:
         status, text = _STATUS[verdict.status], verdict.text
         if problem and status is not Status.NEW:
             status = Status.UNDECIDED
-            text = f"{text}; its test failed when it was run for another window: {problem}"
+            text = f"{text}; its test did not pass when it was run for another window: {problem}"
         return self._verdict(metric, name, seconds, limit, status, text)
 
     def _calls(self, name: str, times: Times, known: Iterable[Times]) -> Iterator[Verdict]:
