@@ -165,17 +165,14 @@ def test_a_session_that_stores_no_times_loads_nothing_of_their_gate(
         """
         import sys
 
-        import pytest
-
-        @pytest.mark.perf_baseline
         def test_timed(perf):
             perf.time(lambda: None, rounds=2)
-            gate = ("session_windows", "time_gate", "windows", "references", "times", "gate", "work")
+            gate = "session_windows", "time_gate", "windows", "references", "times", "gate", "work"
             assert {f"pytest_perfguard.{name}" for name in gate} & set(sys.modules) == set()
         """
     )
 
-    pytester.runpytest_subprocess("--perfguard-new=warn").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
 
 
 def test_nothing_of_the_listening_is_left_after_the_session(
