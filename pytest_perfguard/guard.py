@@ -27,14 +27,9 @@ from pytest_perfguard.options import option, tables
 from pytest_perfguard.places import mark_line
 from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.reports.evidence import failure
-from pytest_perfguard.session_windows import (
-    SessionWindows,
-    compare_benchmark,
-    times_are_compared,
-    under_xdist,
-)
 from pytest_perfguard.spans import MAX_REQUESTS, OpenSpan, Settings
 from pytest_perfguard.stats import STATISTICS
+from pytest_perfguard.time_mode import times_are_compared, under_xdist
 from pytest_perfguard.units import shown
 from pytest_perfguard.waive_marks import MarkedWaiver, apply, expired, read_waiver
 from pytest_perfguard.waivers import loaded_files
@@ -46,6 +41,7 @@ if TYPE_CHECKING:
     from _pytest.outcomes import Failed as _Failed
 
     from pytest_perfguard.probes.cache import Watch
+    from pytest_perfguard.session_windows import SessionWindows
 else:
     _Failed = pytest.fail.Exception
 
@@ -122,6 +118,8 @@ class Guard:
         self.stores_times = _stores_times(config)
         self.windows: SessionWindows | None = None
         if self.stores_times and times_are_compared(config):
+            from pytest_perfguard.session_windows import SessionWindows  # noqa: PLC0415 - costly
+
             self.windows = SessionWindows(
                 spread=not under_xdist(config), is_compared=self._is_compared
             )
@@ -353,6 +351,8 @@ class Guard:
         """Let pytest-benchmark's fixture count a call; where it times nothing, say so and pass."""
         compare = None
         if self.counts_calls(item, ()):
+            from pytest_perfguard.session_windows import compare_benchmark  # noqa: PLC0415 - costly
+
             compare = partial(compare_benchmark, self.windows, item)
         attach(benchmark, self.recorder, compare)
         plan.times_nothing = bool(benchmark.disabled)

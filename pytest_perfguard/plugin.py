@@ -121,7 +121,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     """Say if times that should be compared are not."""
     if not option(config, "times"):
         return None
-    from pytest_perfguard.suite import why_not_compared  # noqa: PLC0415
+    from pytest_perfguard.time_mode import why_not_compared  # noqa: PLC0415
 
     reason = why_not_compared(config)
     return f"perfguard: {reason}" if reason else None

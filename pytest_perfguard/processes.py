@@ -19,16 +19,19 @@ from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import Run
 from pytest_perfguard.runs import read_run
 
-# Options that say what becomes of a session's results; a fresh process has none of its own. Those
-# in the first row take their value from the next argument where it is not in the same.
+# Options that say what becomes of a session's results, which a fresh process has none of, or that
+# choose tests by what an earlier session found. Those in the first row take their value from the
+# next argument where it is not in the same.
 _WITH_VALUE = (
     "--perfguard-json", "--perfguard-processes", "--junitxml", "--junit-xml", "--html",
-    "--json-report-file", "--report-log", "--cov-report",
+    "--json-report-file", "--report-log", "--cov-report", "--log-file", "--alluredir",
+    "--benchmark-json", "--maxfail", "--lfnf", "--last-failed-no-failures",
 )  # fmt: skip
 _PLAIN = (
-    "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times",
-    # All tests are named, and all are run.
-    "--lf", "--last-failed", "--sw", "--stepwise", "-x", "--exitfirst", "--maxfail",
+    "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times", "-x",
+    "--exitfirst", "--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first",
+    "--sw", "--stepwise", "--sw-skip", "--stepwise-skip", "--sw-reset", "--stepwise-reset",
+    "--pdb", "--trace", "--benchmark-autosave", "--benchmark-save", "--pastebin",
 )  # fmt: skip
 _FRESH = "PERFGUARD_FRESH_PROCESS"
 _MAX_OUTPUT = 2_000
@@ -54,8 +57,9 @@ def run_again(config: pytest.Config, nodeids: Iterable[str], *options: str) -> R
         paths = (f"{config.rootpath}{os.sep}{nodeid}" for nodeid in nodeids)
         tests.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
         command = [
-            sys.executable, "-m", "pytest", *_arguments(config), "--perfguard", *options,
-            f"--perfguard-json={result}", f"@{tests}",
+            sys.executable, "-m", "pytest", *_arguments(config), *_place(config), "--perfguard",
+            "--perfguard-profile=never", "--maxfail=0", *options, f"--perfguard-json={result}",
+            f"@{tests}",
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603 - the command that started this session
             command,
@@ -74,6 +78,12 @@ def run_again(config: pytest.Config, nodeids: Iterable[str], *options: str) -> R
             raise FreshProcessError(
                 f"a fresh process (exit code {done.returncode}) gave no result:\n{output}"
             ) from None
+
+
+def _place(config: pytest.Config) -> list[str]:
+    """Return where the session found its settings; which tests are named must not matter."""
+    place = [f"--rootdir={config.rootpath}"]
+    return place if config.inipath is None else [*place, "-c", str(config.inipath)]
 
 
 def _arguments(config: pytest.Config) -> list[str]:

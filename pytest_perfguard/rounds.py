@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from inspect import isawaitable, iscoroutinefunction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard import stats
 from pytest_perfguard.budgets import Budget
@@ -19,11 +19,13 @@ from pytest_perfguard.model import Span
 from pytest_perfguard.probes.http import UNCLAIMED, fold_path, open_request
 from pytest_perfguard.progress import progress
 from pytest_perfguard.recorder import Measurement, Recorder
-from pytest_perfguard.session_windows import Taken
 from pytest_perfguard.spans import OpenSpan
 from pytest_perfguard.timing import Plan, Timing, measure
 from pytest_perfguard.units import shown
-from pytest_perfguard.work import CallCount, count_calls
+
+if TYPE_CHECKING:
+    from pytest_perfguard.session_windows import Taken
+    from pytest_perfguard.work import CallCount
 
 _MAX_BODY = 200
 _WARMUP = 10
@@ -228,7 +230,9 @@ def _after_the_first(
             if shown is not None:
                 shown.wipe()
         if job.guard.counts_calls(job.item, budgets):
-            counted: CallCount = yield count_calls(call)
+            from pytest_perfguard.work import count_calls  # noqa: PLC0415 - rarely needed
+
+            counted: CallCount = yield count_calls(call, threads=_threads_of(client))
             found.calls = counted.calls
     if alone and windows is not None and first.span is not None:
         looked_at = _checked(call, check, awaited=first.awaited) if group == "http" else call
@@ -258,6 +262,12 @@ def _checked(
         check(call())
 
     return checked_async if awaited else checked
+
+
+def _threads_of(client: object | None) -> tuple[Callable[..., object], ...]:
+    """Return what runs a function in the thread that a client's application runs in."""
+    portal = getattr(client, "portal", None)  # Starlette's TestClient, where it has been entered
+    return () if portal is None else (portal.call,)
 
 
 class _EachCall:

@@ -17,7 +17,6 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from pytest_perfguard.errors import TimingError
-from pytest_perfguard.options import option
 from pytest_perfguard.pinning import pinned
 from pytest_perfguard.references import References, ReferenceShelf, client_kind
 from pytest_perfguard.samples import Readings, Sample
@@ -26,19 +25,10 @@ from pytest_perfguard.windows import measure_window
 from pytest_perfguard.work import CallCount, count_calls
 
 WINDOWS = 3
+# Scopes of fixtures that are not made anew for each test or class.
+_OUTLIVING = frozenset({"module", "package", "session"})
 
 Steps = Generator[Any, Any, Any]
-
-
-def under_xdist(config: pytest.Config) -> bool:
-    """Return whether several processes share the machine, in one of them or in their controller."""
-    return hasattr(config, "workerinput") or bool(config.getoption("dist", "no") != "no")
-
-
-def times_are_compared(config: pytest.Config) -> bool:
-    """Return whether times are compared with stored ones in this session."""
-    mode = option(config, "time")
-    return mode == "force" or (mode == "auto" and not under_xdist(config))
 
 
 @dataclass(slots=True)
@@ -86,6 +76,21 @@ class Visit:
 VISIT = pytest.StashKey[Visit]()
 
 
+class _Return(pytest.Item):
+    """Stands for a further run of a test.
+
+    If the test stood there itself, pytest would take it for its own successor, and leave its
+    fixtures as they are between the two runs.
+    """
+
+    def __init__(self, *, test: pytest.Item, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.test = test
+
+    def runtest(self) -> None:
+        """Do nothing; the test is run in its place."""
+
+
 class SessionWindows:
     """Takes windows of the tests that are compared with stored times.
 
@@ -107,37 +112,41 @@ class SessionWindows:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Let the tests of each module that are compared come again after the others."""
-        if self._spread and not session.config.getoption("collectonly"):
-            session.items[:] = list(self._with_returns(session.items))
-        return (yield)
+        if not self._spread or session.config.getoption("collectonly"):
+            return (yield)
+        tests = list(session.items)
+        session.items[:] = list(self._with_returns(tests))
+        try:
+            return (yield)
+        finally:
+            session.items[:] = tests
 
     def _with_returns(self, items: list[pytest.Item]) -> Iterator[pytest.Item]:
-        for _, group in groupby(items, key=lambda item: item.path):
+        for _, group in groupby(items, key=_place):
             tests = list(group)
             yield from tests
             again = [test for test in tests if self._is_compared(test) and _can_return(test)]
             for _ in range(WINDOWS - 1):
-                yield from again
+                for test in again:
+                    assert test.parent is not None  # only the session has none
+                    yield _Return.from_parent(test.parent, name=test.name, test=test)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> object:
         """Run a test that has been run before, if it has timed anything, and tell nobody."""
-        visit = item.stash.get(VISIT, None)
-        if visit is None:
+        if not isinstance(item, _Return):
             if self._is_compared(item):
                 item.stash[VISIT] = self._visits[item.nodeid] = Visit()
             return None
-        if not self._spread:
-            return None
-        visit.number += 1
-        if not (visit.passed and visit.taken and not visit.problem):
+        visit = item.test.stash.get(VISIT, None)
+        if visit is None or not (visit.passed and visit.taken and not visit.problem):
             # What would be torn down by the run has to be so without it.
             item.session._setupstate.teardown_exact(nextitem)
             return True
-        following = item.parent if nextitem is item else nextitem
-        for report in runtestprotocol(item, log=False, nextitem=following):  # type: ignore[arg-type] # a collector does as well
-            if report.failed and not visit.problem:
-                visit.problem = _last_line(report)
+        visit.number += 1
+        for report in runtestprotocol(item.test, log=False, nextitem=nextitem):
+            if not (report.passed or visit.problem):
+                visit.problem = _in_a_line(report)
         return True
 
     @pytest.hookimpl(tryfirst=True)
@@ -256,6 +265,24 @@ def _can_return(item: pytest.Item) -> bool:
     return "benchmark" not in getattr(item, "fixturenames", ())
 
 
-def _last_line(report: pytest.TestReport) -> str:
-    text = report.longreprtext.strip().splitlines()
-    return text[-1] if text else f"its {report.when} failed"
+def _place(item: pytest.Item) -> tuple[object, ...]:
+    """Return what neighbours have to share, so that no run lets a fixture be made once more.
+
+    That is the module, and the parameters of fixtures that outlive it.
+    """
+    call = getattr(item, "callspec", None)
+    if call is None:
+        return (item.path,)
+    scopes = call._arg2scope
+    outliving = {name: call.indices[name] for name in scopes if scopes[name].value in _OUTLIVING}
+    return (item.path, outliving)
+
+
+def _in_a_line(report: pytest.TestReport) -> str:
+    """Return why a run did not pass."""
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = (crash.message if crash else report.longreprtext).strip().splitlines()
+    # Of a crash the first line says what it was; of any other text the last.
+    return str(text[0 if crash else -1]) if text else f"its {report.when} {report.outcome}"

@@ -39,6 +39,8 @@ class Clock:
     """
 
     now = staticmethod(time.perf_counter)
+    wall = staticmethod(time.perf_counter_ns)
+    cpu = staticmethod(time.process_time_ns)
 
 
 @dataclass(frozen=True, slots=True)

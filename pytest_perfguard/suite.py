@@ -18,8 +18,7 @@ from pytest_perfguard.processes import FreshProcessError, run_again
 from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.reports.terminal import summary
 from pytest_perfguard.runs import make_run, write_run
-from pytest_perfguard.session_windows import times_are_compared
-from pytest_perfguard.time_gate import Measured, TimeGate
+from pytest_perfguard.time_mode import why_not_compared
 
 
 class Suite:
@@ -34,7 +33,8 @@ class Suite:
         self._collected: dict[str, dict[str, bool]] = {}
         self._switched_off: set[str] = set()
         self._lost_workers = 0
-        self._measured = Measured()
+        # What each process has timed for the comparison with stored times.
+        self._timed: list[Mapping[str, Any]] = []
         # What was done to baselines, and what could not be done.
         self._approvals: list[Approval] = []
         self._gone: list[str] = []
@@ -58,7 +58,7 @@ class Suite:
             self._collected.setdefault(file, {}).update(tests)
         self._switched_off.update(facts["switched_off"])
         if facts.get("times"):
-            self._measured.add(facts["times"])
+            self._timed.append(facts["times"])
 
     def add_lost_worker(self) -> None:
         """Note that a process ended before it had reported."""
@@ -70,14 +70,18 @@ class Suite:
         Args:
             own: what this process has timed itself; its workers have told before.
         """
+        from pytest_perfguard.time_gate import Measured, TimeGate  # noqa: PLC0415 - rarely needed
+
         config = session.config
-        if own:
-            self._measured.add(own)
+        measured = Measured()
+        for timed in [*self._timed, own]:
+            if timed:
+                measured.add(timed)
         if reason := why_not_compared(config):
             self._approvals.append(Approval([f"warning: {reason}"]))
         gate, late_ones = TimeGate(config), set()
         records = {nodeid: Record.from_dict(data) for nodeid, data in self._records.items()}
-        for record in gate.settle(self._measured, records):
+        for record in gate.settle(measured, records, green=not session.testsfailed):
             before = records[record.nodeid]
             late = record.fails and not before.fails
             self.add_record((replace(record, outcome="failed") if late else record).to_dict())
@@ -240,18 +244,6 @@ class Suite:
                     f"{'requests' if is_endpoint(line) else 'tests'} that it covers ({tests})"
                 )
         return notices
-
-
-def why_not_compared(config: pytest.Config) -> str:
-    """Return why times are not compared with stored ones though they should be; else nothing."""
-    if times_are_compared(config):
-        return ""
-    if option(config, "time") == "off":
-        return "times are not compared with stored ones: perfguard_time is off"
-    return (
-        "times are not compared with stored ones under xdist, where processes share the cores: "
-        "run without -n, or with --perfguard-time=force"
-    )
 
 
 def late_report(record: Record) -> pytest.TestReport:

@@ -96,11 +96,14 @@ class TimeGate:
         self.lines: list[str] = []
         self.problems: list[str] = []
 
-    def settle(self, measured: Measured, records: Mapping[str, Record]) -> list[Record]:
+    def settle(
+        self, measured: Measured, records: Mapping[str, Record], *, green: bool
+    ) -> list[Record]:
         """Judge or store the times; return the records that there are verdicts for.
 
         Args:
             records: of the tests, by node id.
+            green: nothing in the session has failed by itself.
         """
         timings = {n: t for n, t in measured.timings.items() if n in records}
         if not timings:
@@ -113,16 +116,28 @@ class TimeGate:
                 self._renew(timings, here)
             elif not fresh:
                 judged = self._judge(measured, timings, records, read(self._store, here))
-            red = any(record.fails for record in (*records.values(), *judged))
-            if not wish and option(self._config, "add_times") and (fresh or not red):
-                add(self._store, here, timings)
+            if not wish and option(self._config, "add_times"):
+                red = not green or any(r.fails for r in (*records.values(), *judged))
+                if fresh or not red:
+                    add(self._store, here, timings)
                 if not fresh:
-                    self.lines.append(f"times added to {option(self._config, 'times')}")
+                    told = "not added" if red else "added"
+                    why = ", since the session is not green" if red else ""
+                    self.lines.append(f"times {told} to {option(self._config, 'times')}{why}")
         except StoreError as error:
             self.problems.append(str(error))
+        self._tell_of_problems(measured, timings)
         if measured.not_pinned:
             self.lines.append(f"times are noisier than they need to be: {measured.not_pinned}")
         return judged
+
+    def _tell_of_problems(self, measured: Measured, timings: Timings) -> None:
+        """Tell early of what will never be judged, not when enough processes are stored."""
+        for nodeid in sorted(measured.problems.keys() & timings.keys()):
+            self.lines.append(
+                f"warning: {nodeid} did not pass when it was run for another window, so that its "
+                f"times stay undecided: {measured.problems[nodeid]}"
+            )
 
     def _renew(self, timings: Timings, here: Mapping[str, str]) -> None:
         """Store the times anew, of as many processes as are asked for."""
@@ -246,7 +261,7 @@ class TimeGate:
         status, text = _STATUS[verdict.status], verdict.text
         if problem and status is not Status.NEW:
             status = Status.UNDECIDED
-            text = f"{text}; its test failed when it was run for another window: {problem}"
+            text = f"{text}; its test did not pass when it was run for another window: {problem}"
         return self._verdict(metric, name, seconds, limit, status, text)
 
     def _calls(self, name: str, times: Times, known: Iterable[Times]) -> Iterator[Verdict]:

@@ -18,12 +18,11 @@ from __future__ import annotations
 import gc
 import inspect
 import math
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from pytest_perfguard import stats
+from pytest_perfguard import spans, stats
 from pytest_perfguard.errors import LimitError, PerfguardError, RoundError, TimingError
 from pytest_perfguard.units import Unit, parse, show, shown
 
@@ -39,11 +38,11 @@ class Clock:
     """The clocks that rounds are timed by, in nanoseconds: wall time, and CPU time of the process.
 
     Libraries that freeze time for tests replace the clocks that they find in modules, so these are
-    held in an object.
+    held in an object; and read from a module that is loaded before a test can have frozen it.
     """
 
-    wall: Callable[[], int] = time.perf_counter_ns
-    cpu: Callable[[], int] = time.process_time_ns
+    wall: Callable[[], int] = spans.Clock.wall
+    cpu: Callable[[], int] = spans.Clock.cpu
 
 
 _CLOCK = Clock()

@@ -74,8 +74,10 @@ def headline(record: Record) -> str:
         parts.append(f"{unproven} {budgets} unproven")
     if worse := statuses.count((Rule.BASELINE, Status.REGRESSED)):
         parts.append(f"{worse} metric{'' if worse == 1 else 's'} worse than the baseline")
-    if slower := sum(rule is Rule.TIMES for rule, _ in statuses):
+    if slower := statuses.count((Rule.TIMES, Status.REGRESSED)):
         parts.append(f"{slower} metric{'' if slower == 1 else 's'} worse than the stored times")
+    if undecided := statuses.count((Rule.TIMES, Status.UNDECIDED)):
+        parts.append(f"{undecided} time{'' if undecided == 1 else 's'} undecided")
     if unseen := statuses.count((Rule.BASELINE, Status.UNPROVEN)):
         parts.append(f"{unseen} baseline{'' if unseen == 1 else 's'} unproven")
     if record.is_new and record.errors:
@@ -128,7 +130,7 @@ def _cells(verdict: Verdict) -> tuple[str, str, str]:
         kind = "limit" if verdict.rule is Rule.BUDGET else "was"
         return verdict.metric, f"unproven ({kind} {limit})", verdict.where
     sign = "<" if metric.higher_is_better else ">"
-    if verdict.status is Status.OK:
+    if verdict.status in (Status.OK, Status.UNDECIDED):
         return verdict.metric, f"{show(verdict.value, metric.unit)} of {limit}", verdict.where
     return verdict.metric, f"{show(verdict.value, metric.unit)} {sign} {limit}", verdict.where
 

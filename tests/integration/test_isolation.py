@@ -158,6 +158,23 @@ def test_a_session_that_measures_nothing_loads_nothing(pytester: pytest.Pytester
     result.assert_outcomes(passed=1)
 
 
+def test_a_session_that_stores_no_times_loads_nothing_of_their_gate(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import sys
+
+        def test_timed(perf):
+            perf.time(lambda: None, rounds=2)
+            gate = "session_windows", "time_gate", "windows", "references", "times", "gate", "work"
+            assert {f"pytest_perfguard.{name}" for name in gate} & set(sys.modules) == set()
+        """
+    )
+
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_nothing_of_the_listening_is_left_after_the_session(
     pytester: pytest.Pytester, run_once: Run
 ) -> None:

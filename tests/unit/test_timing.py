@@ -736,8 +736,8 @@ def test_a_summary_is_plain_data_that_is_read_back(machine: _Machine) -> None:
             }
         ),
         "sample": [ms / 1e3 for ms in range(1, 21)],
-        "waiting": None,
         "py_calls": None,
+        "waiting": None,
     }
 
 
