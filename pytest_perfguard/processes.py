@@ -53,8 +53,8 @@ def run_again(config: pytest.Config, nodeids: Iterable[str], *options: str) -> R
         paths = (f"{config.rootpath}{os.sep}{nodeid}" for nodeid in nodeids)
         tests.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
         command = [
-            sys.executable, "-m", "pytest", *_arguments(config), "--perfguard", *options,
-            f"--perfguard-json={result}", f"@{tests}",
+            sys.executable, "-m", "pytest", *_arguments(config), "--perfguard",
+            "--perfguard-profile=never", *options, f"--perfguard-json={result}", f"@{tests}",
         ]  # fmt: skip
         done = subprocess.run(  # noqa: S603 - the command that started this session
             command,

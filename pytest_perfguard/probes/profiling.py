@@ -296,8 +296,9 @@ class _Reader:
         """Return the profile of spans of one name."""
         records: list[pyinstrument.Record] = []
         samples: list[tuple[list[Frame], float]] = []
-        seconds = 0.0
+        seconds, calls = 0.0, 0
         for part in parts:
+            calls += 1
             seconds += part.seconds
             for sample in part.samples:
                 stack = self._cut(sample, part.anchors)
@@ -309,7 +310,9 @@ class _Reader:
                     seconds -= sample.seconds
         few = len(samples) < FEW_SAMPLES
         notes = [f"only {len(samples)} samples: the shares are rough"] if few else []
-        profile = Profile.build(name, kind, samples, seconds=max(seconds, 0.0), notes=notes)
+        profile = Profile.build(
+            name, kind, samples, seconds=max(seconds, 0.0), notes=notes, calls=calls
+        )
         return Captured(profile, tuple(records))
 
     def waits(self, sample: _Sample) -> bool:

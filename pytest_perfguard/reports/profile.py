@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from pytest_perfguard.model import Verdict
 from pytest_perfguard.stacks import Profile
 
 _HOTTEST = 3
@@ -28,3 +29,18 @@ def profile_lines(profile: Profile, artefacts: Mapping[str, str]) -> list[str]:
             lines.append(f"    picture: {artefacts[ending]}")
             break
     return lines
+
+
+def main_of(profiles: Sequence[Profile], verdicts: Iterable[Verdict]) -> Profile:
+    """Return the profile that explains a test: of what went red, of its request, or of all."""
+    kinds = {"http": "request", "time": "call"}
+    verdicts = list(verdicts)
+    for verdict in verdicts:
+        wanted = kinds.get(verdict.metric.partition("_")[0])
+        named = [each for each in profiles if each.name == verdict.span and each.kind != "test"]
+        for each in (*named, *(each for each in profiles if each.kind == wanted)):
+            return each
+    requests = [each for each in profiles if each.kind == "request"]
+    if len(requests) == 1 and not verdicts:
+        return requests[0]
+    return next((each for each in profiles if each.kind == "test"), profiles[0])
