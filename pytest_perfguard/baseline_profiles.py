@@ -66,8 +66,8 @@ def compare(folder: Path, profile: Profile, picture: Path | None, shown: str) ->
         return []
     try:
         # Their own notes stand elsewhere, or were about another day.
-        base = replace(read_profile(file).per_call(), notes=())
-        head = replace(profile.per_call(), name=base.name, notes=())
+        base = replace(read_profile(file), notes=()).per_call()
+        head = replace(profile, name=base.name, notes=()).per_call()
         change = Change(base.total, head.total, normalised=False)
         each = ", per call" if profile.calls > 1 else ""
         lines = [f"    since the baseline profile{each}: {change.headline}"]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -52,14 +53,16 @@ class Captured:
     Attributes:
         profile: their stacks.
         records: the same samples in the order in which they were taken, for pyinstrument.
+        cpu: CPU seconds of the process meanwhile.
     """
 
     profile: Profile
     records: tuple[pyinstrument.Record, ...]
+    cpu: float
 
     def html(self) -> str:
         """Return pyinstrument's page."""
-        return pyinstrument.html(self.records, self.profile.name, self.profile.seconds)
+        return pyinstrument.html(self.records, self.profile.name, self.profile.seconds, self.cpu)
 
 
 class _Anchor(NamedTuple):
@@ -84,6 +87,8 @@ class _Part:
     outer: _Part | None
     home: int
     seconds: float = 0.0
+    cpu: float = 0.0
+    cpu_before: float = field(default_factory=time.process_time)
     anchors: tuple[_Anchor, ...] = ()
     samples: list[_Sample] = field(default_factory=list)
     # How many spans inside this one are open in each thread: what is seen there is theirs.
@@ -207,6 +212,7 @@ class Capture:
             return
         if span.kind != "test":
             part.seconds = Clock.now() - span.started
+            part.cpu = time.process_time() - part.cpu_before
         self._leave(span)
         with self._lock:
             for around in part.and_around():
@@ -230,11 +236,12 @@ class Capture:
             yield
             return
         self._enter(part)
-        started = Clock.now()
+        started, cpu_before = Clock.now(), time.process_time()
         try:
             yield
         finally:
             part.seconds += Clock.now() - started
+            part.cpu += time.process_time() - cpu_before
             self._leave(part.span)
 
     @contextmanager
@@ -296,10 +303,11 @@ class _Reader:
         """Return the profile of spans of one name."""
         records: list[pyinstrument.Record] = []
         samples: list[tuple[list[Frame], float]] = []
-        seconds, calls = 0.0, 0
+        seconds, cpu, calls = 0.0, 0.0, 0
         for part in parts:
             calls += 1
             seconds += part.seconds
+            cpu += part.cpu
             for sample in part.samples:
                 stack = self._cut(sample, part.anchors)
                 if stack:
@@ -313,7 +321,7 @@ class _Reader:
         profile = Profile.build(
             name, kind, samples, seconds=max(seconds, 0.0), notes=notes, calls=calls
         )
-        return Captured(profile, tuple(records))
+        return Captured(profile, tuple(records), cpu)
 
     def waits(self, sample: _Sample) -> bool:
         """Return whether a sample was taken while its thread had nothing of the user's to do."""
@@ -346,7 +354,11 @@ class _Reader:
                 # A comprehension is a function of its own before Python 3.12.
                 key = f"{text}\x01{functions[frame.file]}"
                 named = self._frames.setdefault(key, replace(frame, function=functions[frame.file]))
-                frames.append(named or frame)
+                assert named is not None
+                if (frames[-1].function, frames[-1].file) == (named.function, named.file):
+                    # It calls nothing but its own code: no recursion is to be seen there.
+                    frames.pop()
+                frames.append(named)
             else:
                 functions[frame.file] = frame.function
                 frames.append(frame)

@@ -134,7 +134,7 @@ def _folded(stack: list[str]) -> list[str]:
     return [*stack[:_DEEPEST], middle, *stack[-_DEEPEST:]]
 
 
-def html(records: Iterable[Record], title: str, seconds: float) -> str:
+def html(records: Iterable[Record], title: str, seconds: float, cpu: float) -> str:
     """Return pyinstrument's page of the records."""
     kept = [(_folded(stack), spent) for stack, spent in records]
     session = Session.from_json(
@@ -147,7 +147,7 @@ def html(records: Iterable[Record], title: str, seconds: float) -> str:
             "sample_count": len(kept),
             "start_call_stack": [""],
             "target_description": title,
-            "cpu_time": 0,
+            "cpu_time": cpu,
         }
     )
     page: str = HTMLRenderer().render(session)

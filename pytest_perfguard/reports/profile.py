@@ -8,6 +8,8 @@ from pytest_perfguard.model import Verdict
 from pytest_perfguard.stacks import Profile
 
 _HOTTEST = 3
+# What would be told as 0 %.
+_LEAST = 0.005
 # Which of the files is the one to look at first.
 _PICTURES = ("svg", "html")
 
@@ -20,7 +22,8 @@ def profile_lines(profile: Profile, artefacts: Mapping[str, str]) -> list[str]:
     """
     hottest = profile.hottest(_HOTTEST)
     lines = [f"profile of {profile.name}, in a pass of its own:"]
-    lines += [f"    {hot}" for hot in hottest]
+    told = [hot for hot in hottest if hot.share >= _LEAST]
+    lines += [f"    {hot}" for hot in told or hottest[:1]]
     if not hottest:
         lines.append("    none of its time was seen in your own code")
     lines += [f"    {note}" for note in profile.notes]

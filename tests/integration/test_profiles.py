@@ -785,3 +785,46 @@ def test_nothing_is_loaded_that_nobody_asks_for(pytester: pytest.Pytester) -> No
     )
 
     pytester.runpytest_subprocess("--perfguard").assert_outcomes(passed=1)
+
+
+def test_what_moved_since_the_baseline_profile_is_told_beside_a_failure(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os, pytest, work
+
+        LIMIT, MORE = os.environ["LIMIT"], int(os.environ["MORE"])
+
+        @pytest.mark.perf_budget(time_median=LIMIT)
+        def test_it(perf):
+            perf.time(lambda: work.serialize(10_000 * MORE), name="all", rounds=10)
+        """
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMIT", "10s")
+        patch.setenv("MORE", "1")
+        run("--perfguard-update").assert_outcomes(passed=1)
+        assert not list(pytester.path.glob("__perfguard__/profiles/*"))
+        result = run("--perfguard-update", "--perfguard-profile=all")
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines(
+            ["    baseline profile: __perfguard__/profiles/test_it-test_it-*"]
+        )
+        (kept,) = pytester.path.glob("__perfguard__/profiles/*/*")
+        text = kept.read_text()
+        patch.setenv("LIMIT", "1us")
+        patch.setenv("MORE", "4")
+        result = run("--perfguard-profile=failed")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "    picture: *",
+            "    since the baseline profile, per call: * became *: +*",
+            "        +* ms in `*`",
+            "    what moved: .perfguard/profiles/*.diff.svg",
+        ]
+    )
+    assert len(list(pytester.path.glob(".perfguard/profiles/*/*.diff.svg"))) == 1
+    assert kept.read_text() == text

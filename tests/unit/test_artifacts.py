@@ -15,7 +15,7 @@ from pytest_perfguard.reports.pages import offline
 WINDOWS = ["CON", "con", "nul.txt", "Aux.svg", "COM1", "lpt9.html", "PRN"]
 
 
-@pytest.mark.parametrize("name", ["test_a", "test_a.py", "a-b_c.1"])
+@pytest.mark.parametrize("name", ["test_a", "test_a.py", "a-b_c.1", "_"])
 def test_a_name_that_is_safe_is_kept(name: str) -> None:
     assert safe_name(name) == name
 
@@ -23,7 +23,7 @@ def test_a_name_that_is_safe_is_kept(name: str) -> None:
 @pytest.mark.parametrize("name", [*WINDOWS, "", ".", "..", "a/b", "a\\b", "<script>", "\ud800"])
 def test_a_name_that_is_not_gets_a_hash(name: str) -> None:
     made = safe_name(name)
-    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", made)
+    assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", made)
     assert re.search(r"[0-9a-f]{8}$", made)
     reserved = {"con", "prn", "aux", "nul", "com1", "lpt9"}
     assert made.partition(".")[0].casefold() not in reserved
@@ -34,7 +34,7 @@ def test_two_texts_never_share_a_file(texts: list[str]) -> None:
     names = [safe_name(text) for text in texts]
     assert len({name.casefold() for name in names}) == len(texts)
     for name in names:
-        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,69}", name)
+        assert re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,69}", name)
         assert Path("folder", name).parent == Path("folder")
 
 
