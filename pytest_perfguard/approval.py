@@ -22,6 +22,7 @@ from pytest_perfguard.baseline_files import (
     test_of,
     write,
 )
+from pytest_perfguard.baseline_profiles import forget
 from pytest_perfguard.baselines import (
     NO_DATABASE,
     Entry,
@@ -274,7 +275,9 @@ def prune(root: Path, gone: Iterable[Gone]) -> Approval:
                 tests: Tests = read(path).tests
                 names = {entry.test for entry in entries}
                 write(path, {test: found for test, found in tests.items() if test not in names})
-                approval.lines += [f"  {entry.told(root)}" for entry in entries]
+                for entry in entries:
+                    forget(path, entry.test)
+                    approval.lines.append(f"  {entry.told(root)}")
             except BaselineError as error:
                 approval.problems.append(error.below(root))
     return approval

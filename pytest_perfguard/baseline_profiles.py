@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from pytest_perfguard.baseline_files import file_of, test_of
 from pytest_perfguard.errors import ProfileFileError
 from pytest_perfguard.naming import safe_name
 from pytest_perfguard.profile_files import read_profile, write_artefact, write_profile
-from pytest_perfguard.reports.flamegraph import Change, differential
 from pytest_perfguard.stacks import Profile, movers
 
 _FOLDER = "profiles"
@@ -36,6 +36,14 @@ def profiles_beside(baselines: Path, test: str) -> Path:
 def kept_profiles(module: Path, nodeid: str) -> Path:
     """Return where the profiles of a test of a module are kept."""
     return profiles_beside(file_of(module), test_of(nodeid))
+
+
+def forget(baselines: Path, test: str) -> None:
+    """Remove the profiles of a test that is gone; see :func:`profiles_beside`."""
+    shutil.rmtree(profiles_beside(baselines, test), ignore_errors=True)
+    with suppress(OSError):
+        # Only an empty folder goes.
+        (baselines.parent / _FOLDER).rmdir()
 
 
 def keep(folder: Path, profiles: Iterable[Profile]) -> None:
@@ -64,6 +72,8 @@ def compare(folder: Path, profile: Profile, picture: Path | None, shown: str) ->
     file = _file(folder, profile)
     if not file.exists():
         return []
+    from pytest_perfguard.reports.flamegraph import Change, differential  # noqa: PLC0415 - costly
+
     try:
         # Their own notes stand elsewhere, or were about another day.
         base = replace(read_profile(file), notes=()).per_call()

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_perfguard.baseline_profiles import compare, keep, kept_profiles
+from pytest_perfguard.approval import Gone, prune
+from pytest_perfguard.baseline_files import file_of
+from pytest_perfguard.baseline_profiles import compare, forget, keep, kept_profiles
 from pytest_perfguard.errors import ProfileFileError
 from tests.unit.profiles import library, profile, user
 
@@ -63,3 +65,21 @@ def test_one_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("a file")
     with pytest.raises(ProfileFileError):
         keep(tmp_path / "kept", [_BASE])
+
+
+def test_those_of_a_test_that_is_gone_go_with_its_baseline(tmp_path: Path) -> None:
+    module = tmp_path / "test_api.py"
+    baselines = file_of(module)
+    baselines.parent.mkdir()
+    baselines.write_text(
+        '{"schema": 1, "tests": {"test_a": {"none": {"metrics": {}, "operations": {}}}}}'
+    )
+    keep(kept_profiles(module, "test_api.py::test_a"), [_BASE])
+    keep(kept_profiles(module, "test_api.py::test_b"), [_BASE])
+
+    prune(tmp_path, [Gone(baselines, "test_a", "is gone")])
+
+    assert not kept_profiles(module, "test_api.py::test_a").exists()
+    assert kept_profiles(module, "test_api.py::test_b").exists()
+    forget(baselines, "test_b")
+    assert not list(tmp_path.rglob("*profiles*"))
