@@ -745,7 +745,7 @@ def test_a_deep_recursion_has_all_its_files(
         import pytest, sys, work
 
         def down(levels):
-            return down(levels - 1) if levels else work.serialize(2_000)
+            return down(levels - 1) if levels else work.serialize(200)
 
         @pytest.mark.perf_profile
         def test_it():
