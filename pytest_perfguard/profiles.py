@@ -102,6 +102,8 @@ class Profiles:
     def __init__(self, config: pytest.Config, guard: Guard) -> None:
         self._when = When.read(option(config, "profile"))
         self._config = config
+        if not option(config, "artifacts").strip():
+            raise SettingError("perfguard_artifacts is empty: name a folder, such as .perfguard")
         # Asked for by both options together: the times in it are those of one day.
         asked = config.getoption("perfguard_profile") is not None
         self._kept: bool = asked and bool(option(config, "update"))
@@ -342,11 +344,13 @@ class Profiles:
             main = main_of([each.profile for each in captured], verdicts)
             folder = directory_of(self._config, run.item.nodeid)
             files: dict[str, Path] = {}
+            problems: list[str] = []
             for each in captured:
                 written = write_profile(folder, each)
                 files = written.files if each.profile is main else files
-                # If the folder cannot be written to, none of its files can.
-                run.remarks += written.problems[:1]
+                problems += written.problems
+            # If the folder cannot be written to, none of the files can.
+            run.remarks += problems[:1]
             lines = explained(self._config, main, files)
             if failed:
                 item = run.item

@@ -209,17 +209,19 @@ class Profile:
 
         A function has one line, and what is narrower than a share of all time is its caller's.
         """
+        # By identity first, as in _table.
+        objects = {id(frame): frame for stack in self.stacks for frame in stack.frames}
         first: dict[tuple[str, str], int] = {}
-        for frame in {frame for stack in self.stacks for frame in stack.frames}:
+        for frame in objects.values():
             line = frame.line if frame.user else 0
             key = frame.function, frame.file
             first[key] = min(line, first.get(key, line))
+        plain = {
+            known: replace(frame, line=first[frame.function, frame.file])
+            for known, frame in objects.items()
+        }
         folded = aggregate(
-            (
-                [replace(frame, line=first[frame.function, frame.file]) for frame in stack.frames],
-                stack.seconds,
-            )
-            for stack in self.stacks
+            ([plain[id(frame)] for frame in stack.frames], stack.seconds) for stack in self.stacks
         )
         depths = _depths(folded, self.total * least)
         samples = [
@@ -289,7 +291,11 @@ def aggregate(samples: Iterable[tuple[Sequence[Frame], float]]) -> tuple[Stack, 
 
 
 def _depths(stacks: Sequence[Stack], least: float) -> list[int]:
-    """Return how many frames of each stack are on the stack for some seconds at least."""
+    """Return how many frames of each stack are on the stack for some seconds at least.
+
+    Args:
+        stacks: as they come from :func:`aggregate`, in which the same frame is one object.
+    """
     sums = [0.0, *accumulate(stack.seconds for stack in stacks)]
     depths = [len(stack.frames) for stack in stacks]
     waiting = [(0, len(stacks), 0)]
@@ -300,7 +306,7 @@ def _depths(stacks: Sequence[Stack], least: float) -> list[int]:
             after = at + 1
             if len(frames) > depth:
                 # Stacks are sorted: those that begin alike are neighbours.
-                while after < end and stacks[after].frames[depth] == frames[depth]:
+                while after < end and stacks[after].frames[depth] is frames[depth]:
                     after += 1
                 if sums[after] - sums[at] < least:
                     depths[at:after] = [depth] * (after - at)

@@ -742,10 +742,10 @@ def test_a_deep_recursion_has_all_its_files(
 ) -> None:
     pytester.makepyfile(
         """
-        import pytest, sys, work
+        import pytest, sys
 
         def down(levels):
-            return down(levels - 1) if levels else work.serialize(200)
+            return down(levels - 1) if levels else sum(range(2_000_000))
 
         @pytest.mark.perf_profile
         def test_it():
@@ -773,8 +773,9 @@ def test_a_folder_that_cannot_be_written_is_told(pytester: pytest.Pytester, run_
         import pytest, work
 
         @pytest.mark.perf_profile
-        def test_it():
-            work.serialize()
+        def test_it(perf):
+            with perf.profile("it"):
+                work.serialize()
         """
     )
 
@@ -782,6 +783,12 @@ def test_a_folder_that_cannot_be_written_is_told(pytester: pytest.Pytester, run_
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["    `serialize` *", "    *taken*cannot be written*"])
+    assert result.stdout.str().count("cannot be written") == 1
+
+    result = run_once("--perfguard-profile=all", "--perfguard-artifacts=")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*perfguard_artifacts is empty: name a folder*"])
 
 
 def test_nothing_is_loaded_that_nobody_asks_for(pytester: pytest.Pytester) -> None:
