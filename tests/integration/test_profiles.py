@@ -128,7 +128,7 @@ def test_a_marked_test_is_run_once_more_and_its_hottest_lines_are_told(
         ("slow:3", ("-n2",)),
         ("all", ()),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "xdist" if value else "one process",
 )
 def test_which_tests_are_profiled(
     pytester: pytest.Pytester, run_once: Run, runs: Runs, word: str, workers: tuple[str, ...]
