@@ -17,9 +17,11 @@ if TYPE_CHECKING:
         MetricError,
         MissingExtraError,
         PerfguardError,
+        ProfileFileError,
         RoundError,
         RunFileError,
         SettingError,
+        StoreError,
         TimingError,
     )
     from pytest_perfguard.fixtures import Perf
@@ -41,11 +43,13 @@ __all__ = [
     "MissingExtraError",
     "Perf",
     "PerfguardError",
+    "ProfileFileError",
     "Recorder",
     "RoundError",
     "RunFileError",
     "SettingError",
     "Settings",
+    "StoreError",
     "TimingError",
     "read_run",
 ]
