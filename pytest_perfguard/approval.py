@@ -25,6 +25,7 @@ from pytest_perfguard.baseline_files import (
     render,
     write,
 )
+from pytest_perfguard.baseline_profiles import forget
 from pytest_perfguard.baselines import (
     NO_DATABASE,
     Entry,
@@ -287,6 +288,8 @@ def prune(root: Path, gone: Iterable[Gone]) -> Approval:
         except BaselineError as error:
             approval.problems.append(error.below(root))
         else:
-            lines += [f"  {entry.told(root)}" for entry in entries]
+            for entry in entries:
+                forget(path, entry.test)
+                lines.append(f"  {entry.told(root)}")
     approval.lines += ["baselines removed:", *lines] if lines else []
     return approval

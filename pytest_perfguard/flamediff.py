@@ -22,7 +22,7 @@ def flamediff(base: Path, head: Path, picture: Path, *, normalised: bool, top: i
     Raises:
         ProfileFileError: if a file cannot be read or written, or would be overwritten.
     """
-    before, after = read_profile(base), read_profile(head)
+    before, after = read_profile(base).per_call(), read_profile(head).per_call()
     for compared in (base, head):
         if picture.exists() and picture.samefile(compared):
             raise ProfileFileError(

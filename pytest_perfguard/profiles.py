@@ -9,7 +9,7 @@ safe, its function alone is called again, with the fixtures that it had.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -22,14 +22,18 @@ import pytest
 from _pytest.unittest import TestCaseFunction
 
 from pytest_perfguard.artifacts import write_profile
+from pytest_perfguard.baseline_profiles import keep, kept_profiles
 from pytest_perfguard.benchmark_fixture import is_benchmark
-from pytest_perfguard.errors import SettingError
+from pytest_perfguard.errors import ProfileFileError, SettingError
+from pytest_perfguard.explanations import compared, directory_of, explained, shown_path
 from pytest_perfguard.guard import PLAN, BudgetFailure, Guard, Plan
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Level, Status, Verdict
 from pytest_perfguard.options import option
-from pytest_perfguard.probes.profiling import Capture, Captured
-from pytest_perfguard.reports.profile import profile_lines
+from pytest_perfguard.probes.profiling import Capture
+from pytest_perfguard.reports.profile import main_of
+from pytest_perfguard.session_windows import VISIT
+from pytest_perfguard.stacks import Profile
 from pytest_perfguard.units import Unit, show, shown
 
 if TYPE_CHECKING:
@@ -97,8 +101,12 @@ class Profiles:
 
     def __init__(self, config: pytest.Config, guard: Guard) -> None:
         self._when = When.read(option(config, "profile"))
-        self._root = config.rootpath
-        self._folder = config.rootpath / option(config, "artifacts")
+        self._config = config
+        if not option(config, "artifacts").strip():
+            raise SettingError("perfguard_artifacts is empty: name a folder, such as .perfguard")
+        # Asked for by both options together: the times in it are those of one day.
+        asked = config.getoption("perfguard_profile") is not None
+        self._kept: bool = asked and bool(option(config, "update"))
         self._guard = guard
         self._pass: _Pass | None = None
         self._times: dict[pytest.Function, float] = {}
@@ -128,7 +136,9 @@ class Profiles:
         report = yield
         if report.when == "teardown" and (told := item.stash.get(_TOLD, None)):
             report.perfguard_profiles = told  # type: ignore[attr-defined] # extra data is kept
-        if self._pass is not None or report.when != "call":
+        windows = self._guard.windows
+        returns = windows is not None and windows.is_return(item)
+        if self._pass is not None or report.when != "call" or returns:
             return report
         verdicts = _red(item, call)
         wanted = self._wanted(item, verdicts)
@@ -140,7 +150,7 @@ class Profiles:
             return report
         if wanted:
             try:
-                _add(report, self._explain(item, verdicts))
+                _add(report, self._explain(item, verdicts, failed=report.failed))
             except (KeyboardInterrupt, _Exit):
                 # What had been found out before is not lost with the pass.
                 item.ihook.pytest_runtest_logreport(report=report)
@@ -171,7 +181,9 @@ class Profiles:
 
     # -- the pass --------------------------------------------------------------------------
 
-    def _explain(self, item: pytest.Function, verdicts: list[Verdict]) -> list[str]:
+    def _explain(
+        self, item: pytest.Function, verdicts: list[Verdict], *, failed: bool
+    ) -> list[str]:
         """Run a test again and return what is to be said of it."""
         why = _unsafe(item)
         run = _Pass(item, Capture(self._guard.recorder))
@@ -182,7 +194,7 @@ class Profiles:
                 self._call_alone(run)
             elif self._tear_down(run):
                 self._run_again(run, item.parent)
-        return self._told(run, verdicts)
+        return self._told(run, verdicts, failed=failed)
 
     def _explain_slowest(self, last: pytest.Item) -> None:
         """Profile the slowest tests of this process; the report of the last one carries it."""
@@ -211,7 +223,7 @@ class Profiles:
                 with self._passing(run):
                     self._run_again(run, item.parent)
             seconds = show(durations[item], Unit.SECONDS)
-            told.append([f"{item.nodeid}, {seconds}:", *self._told(run, [])])
+            told.append([f"{item.nodeid}, {seconds}:", *self._told(run)])
         last.stash[_TOLD] = told
 
     def _run_again(self, run: _Pass, around: Any) -> None:
@@ -273,6 +285,9 @@ class Profiles:
         saved = _Saved(run.item)
         plan = run.item.stash.get(PLAN, None)
         run.item.stash[PLAN] = Plan(marks=plan.marks if plan else _marks(run.item))
+        if VISIT in run.item.stash:
+            # What has been taken of its times would be forgotten when it is set up again.
+            del run.item.stash[VISIT]
         self._pass = run
         self._guard.profiling = True
         try:
@@ -319,29 +334,41 @@ class Profiles:
 
     # -- what came of it -------------------------------------------------------------------
 
-    def _told(self, run: _Pass, verdicts: list[Verdict]) -> list[str]:
+    def _told(
+        self, run: _Pass, verdicts: Sequence[Verdict] = (), *, failed: bool = False
+    ) -> list[str]:
         """Write the profiles of a pass and return what is to be said of the one that matters."""
         captured = [each for each in run.capture.profiles() if each.records][:_MAX_PROFILES]
         lines = []
         if captured:
-            main = _main(captured, verdicts)
+            main = main_of([each.profile for each in captured], verdicts)
+            folder = directory_of(self._config, run.item.nodeid)
             files: dict[str, Path] = {}
+            problems: list[str] = []
             for each in captured:
-                written = write_profile(self._folder, run.item.nodeid, each)
-                files = written.files if each is main else files
-                # If the folder cannot be written to, none of its files can.
-                run.remarks += written.problems[:1]
-            lines = profile_lines(
-                main.profile, {ending: self._shown(path) for ending, path in files.items()}
-            )
+                written = write_profile(folder, each)
+                files = written.files if each.profile is main else files
+                problems += written.problems
+            # If the folder cannot be written to, none of the files can.
+            run.remarks += problems[:1]
+            lines = explained(self._config, main, files)
+            if failed:
+                item = run.item
+                svg = files.get("svg")
+                lines += compared(self._config, item.path, item.nodeid, main, svg)
+            if self._kept and not failed:
+                run.remarks += self._keep(run.item, [each.profile for each in captured])
         elif not run.remarks:
             run.remarks.append("no profile: the test took too little time to be seen")
         return [*lines, *(f"    {remark}" for remark in dict.fromkeys(run.remarks))]
 
-    def _shown(self, path: Path) -> str:
-        return (
-            path.relative_to(self._root) if path.is_relative_to(self._root) else path
-        ).as_posix()
+    def _keep(self, item: pytest.Item, profiles: list[Profile]) -> list[str]:
+        folder = kept_profiles(item.path, item.nodeid)
+        try:
+            keep(folder, profiles)
+        except ProfileFileError as error:
+            return [f"no baseline profile: {error}"]
+        return [f"baseline profile: {shown_path(self._config, folder)}"]
 
 
 class _Saved:
@@ -453,21 +480,6 @@ def _red(item: pytest.Item, call: pytest.CallInfo[None]) -> list[Verdict]:
         and verdict.status is not Status.UNPROVEN
         and (METRICS[verdict.metric].unit is Unit.SECONDS or verdict.metric.startswith("cpu_"))
     ]
-
-
-def _main(captured: list[Captured], verdicts: list[Verdict]) -> Captured:
-    """Return the profile that explains a test: of what went red, of its request, or of all."""
-    kinds = {"http": "request", "time": "call"}
-    for verdict in verdicts:
-        wanted = kinds.get(verdict.metric.partition("_")[0])
-        named = [each for each in captured if each.profile.name == verdict.span]
-        of_kind = [each for each in captured if each.profile.kind == wanted]
-        for each in (*(each for each in named if each.profile.kind != "test"), *of_kind):
-            return each
-    requests = [each for each in captured if each.profile.kind == "request"]
-    if len(requests) == 1 and not verdicts:
-        return requests[0]
-    return next((each for each in captured if each.profile.kind == "test"), captured[0])
 
 
 def _add(report: pytest.TestReport, lines: list[str]) -> None:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any, Self
 
@@ -21,6 +21,8 @@ from pytest_perfguard.visible import visible
 
 PROFILE_FORMAT = "perfguard-profile"
 PROFILE_SCHEMA = 1
+SMALLEST_SHARE = 0.001
+"""What is kept of a profile that others are compared with, as a share of its time."""
 _MICROSECOND_DIGITS = 6
 _fields = attrgetter("function", "file", "line", "user")
 
@@ -123,6 +125,7 @@ class Profile:
         seconds: all of it; more than its stacks add up to where the profiler saw nothing.
         stacks: each distinct tuple of frames once, in the order of their frames.
         notes: what a reader should know of how it was made.
+        calls: how many spans of this name it adds up.
     """
 
     name: str
@@ -130,6 +133,7 @@ class Profile:
     seconds: float
     stacks: tuple[Stack, ...] = ()
     notes: tuple[str, ...] = ()
+    calls: int = 1
 
     def __post_init__(self) -> None:
         if any(before.frames >= after.frames for before, after in pairwise(self.stacks)):
@@ -145,15 +149,17 @@ class Profile:
         *,
         seconds: float | None = None,
         notes: Iterable[str] = (),
+        calls: int = 1,
     ) -> Self:
         """Return the profile of samples in any order, each the frames and the seconds in them.
 
         Args:
             seconds: all of the time; what the samples add up to where it is not given.
+            calls: how many spans it adds up.
         """
         stacks = aggregate(samples)
         total = math.fsum(stack.seconds for stack in stacks) if seconds is None else seconds
-        return cls(name, kind, total, stacks, tuple(dict.fromkeys(notes)))
+        return cls(name, kind, total, stacks, tuple(dict.fromkeys(notes)), calls)
 
     @property
     def sampled(self) -> float:
@@ -183,12 +189,46 @@ class Profile:
             Hot(frame, times[frame], times[frame] / total) for frame in hottest if times[frame] > 0
         )
 
+    def per_call(self) -> Self:
+        """Return it as that of one call, so that as many rounds as there was time for compare."""
+        if self.calls == 1:
+            return self
+        stacks = tuple(replace(stack, seconds=stack.seconds / self.calls) for stack in self.stacks)
+        notes = (*self.notes, f"the mean of {self.calls:,} calls")
+        return replace(self, seconds=self.seconds / self.calls, stacks=stacks, notes=notes, calls=1)
+
     def without_values(self) -> Self:
         """Return it as it may be kept in a repository: names of code and times, nothing else.
 
         A name loses its query string, and notes are left out: both may quote what was sent.
         """
         return replace(self, name=self.name.partition("?")[0], notes=())
+
+    def small(self, least: float = SMALLEST_SHARE) -> Self:
+        """Return it small enough to be kept: as much as a comparison of functions needs.
+
+        A function has one line, and what is narrower than a share of all time is its caller's.
+        """
+        # By identity first, as in _table.
+        objects = {id(frame): frame for stack in self.stacks for frame in stack.frames}
+        first: dict[tuple[str, str], int] = {}
+        for frame in objects.values():
+            line = frame.line if frame.user else 0
+            key = frame.function, frame.file
+            first[key] = min(line, first.get(key, line))
+        plain = {
+            known: replace(frame, line=first[frame.function, frame.file])
+            for known, frame in objects.items()
+        }
+        folded = aggregate(
+            ([plain[id(frame)] for frame in stack.frames], stack.seconds) for stack in self.stacks
+        )
+        depths = _depths(folded, self.total * least)
+        samples = [
+            (stack.frames[:depth], stack.seconds)
+            for stack, depth in zip(folded, depths, strict=True)
+        ]
+        return replace(self, stacks=aggregate(samples))
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON data, times to the microsecond."""
@@ -198,6 +238,7 @@ class Profile:
             "schema": PROFILE_SCHEMA,
             "name": _plain(self.name),
             "kind": _plain(self.kind),
+            "calls": self.calls,
             "seconds": round(self.seconds, _MICROSECOND_DIGITS),
             "notes": [_plain(note) for note in self.notes],
             "frames": [
@@ -231,6 +272,7 @@ class Profile:
             samples,
             seconds=_time(data["seconds"]),
             notes=[_text(note) for note in data["notes"]],
+            calls=_whole(data.get("calls", 1)) or 1,
         )
 
 
@@ -246,6 +288,32 @@ def aggregate(samples: Iterable[tuple[Sequence[Frame], float]]) -> tuple[Stack, 
         Stack(tuple([table[number] for number in numbers]), math.fsum(times[numbers]))
         for numbers in sorted(times)
     )
+
+
+def _depths(stacks: Sequence[Stack], least: float) -> list[int]:
+    """Return how many frames of each stack are on the stack for some seconds at least.
+
+    Args:
+        stacks: as they come from :func:`aggregate`, in which the same frame is one object.
+    """
+    sums = [0.0, *accumulate(stack.seconds for stack in stacks)]
+    depths = [len(stack.frames) for stack in stacks]
+    waiting = [(0, len(stacks), 0)]
+    while waiting:
+        at, end, depth = waiting.pop()
+        while at < end:
+            frames = stacks[at].frames
+            after = at + 1
+            if len(frames) > depth:
+                # Stacks are sorted: those that begin alike are neighbours.
+                while after < end and stacks[after].frames[depth] is frames[depth]:
+                    after += 1
+                if sums[after] - sums[at] < least:
+                    depths[at:after] = [depth] * (after - at)
+                else:
+                    waiting.append((at, after, depth + 1))
+            at = after
+    return depths
 
 
 def merge(profiles: Iterable[Profile], name: str | None = None) -> Profile:
@@ -264,6 +332,7 @@ def merge(profiles: Iterable[Profile], name: str | None = None) -> Profile:
         [(stack.frames, stack.seconds) for part in parts for stack in part.stacks],
         seconds=math.fsum(part.seconds for part in parts),
         notes=sorted({note for part in parts for note in part.notes}),
+        calls=sum(part.calls for part in parts),
     )
 
 

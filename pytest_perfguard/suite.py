@@ -12,6 +12,7 @@ import pytest
 from pytest_perfguard.approval import Approval, find_gone, prune, record_all, tighten_all
 from pytest_perfguard.budgets import is_endpoint
 from pytest_perfguard.errors import RunFileError
+from pytest_perfguard.explanations import LateProfiles
 from pytest_perfguard.model import Record, Run, Status
 from pytest_perfguard.options import option
 from pytest_perfguard.processes import FreshProcessError, run_again
@@ -79,15 +80,20 @@ class Suite:
                 measured.add(timed)
         if reason := why_not_compared(config):
             self._approvals.append(Approval([f"warning: {reason}"]))
-        gate, late_ones = TimeGate(config), set()
+        gate, late_ones = TimeGate(config), dict[str, Record]()
         records = {nodeid: Record.from_dict(data) for nodeid, data in self._records.items()}
         for record in gate.settle(measured, records, green=not session.testsfailed):
             before = records[record.nodeid]
             late = record.fails and not before.fails
             self.add_record((replace(record, outcome="failed") if late else record).to_dict())
             if late:
-                late_ones.add(record.nodeid)
-                session.config.hook.pytest_runtest_logreport(report=late_report(record))
+                late_ones[record.nodeid] = record
+        profiles = LateProfiles(config, self._profiles)
+        profiles.make(late_ones)
+        self._profiles = [p for p in self._profiles if p[0].removesuffix(":") not in late_ones]
+        for record in late_ones.values():
+            explanation = profiles.lines(record, record.breaches)
+            config.hook.pytest_runtest_logreport(report=late_report(record, explanation))
         self._approvals.append(Approval(gate.lines, gate.problems))
         terminal = config.pluginmanager.get_plugin("terminalreporter")
         if terminal is not None and late_ones:
@@ -246,15 +252,19 @@ class Suite:
         return notices
 
 
-def late_report(record: Record) -> pytest.TestReport:
-    """Return the failure of a test by its times, which were judged after all tests had run."""
+def late_report(record: Record, explanation: Iterable[str] = ()) -> pytest.TestReport:
+    """Return the failure of a test by its times, which were judged after all tests had run.
+
+    Args:
+        explanation: lines about its profile.
+    """
     path, _, name = record.nodeid.partition("::")
     return pytest.TestReport(
         nodeid=record.nodeid,
         location=(path, None, name.replace("::", ".")),
         keywords={},
         outcome="failed",
-        longrepr=failure(record),
+        longrepr="\n".join([failure(record), *explanation]),
         when="call",
     )
 

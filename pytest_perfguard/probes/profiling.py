@@ -12,8 +12,10 @@ This slows down what it looks at, so it runs in a pass of its own and never in o
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -52,14 +54,16 @@ class Captured:
     Attributes:
         profile: their stacks.
         records: the same samples in the order in which they were taken, for pyinstrument.
+        cpu: CPU seconds of the process meanwhile.
     """
 
     profile: Profile
     records: tuple[pyinstrument.Record, ...]
+    cpu: float
 
     def html(self) -> str:
         """Return pyinstrument's page."""
-        return pyinstrument.html(self.records, self.profile.name, self.profile.seconds)
+        return pyinstrument.html(self.records, self.profile.name, self.profile.seconds, self.cpu)
 
 
 class _Anchor(NamedTuple):
@@ -70,7 +74,7 @@ class _Anchor(NamedTuple):
 
 
 class _Sample(NamedTuple):
-    stack: list[str]
+    stack: tuple[str, ...]
     seconds: float
     ended: float
     anchors: tuple[_Anchor, ...]
@@ -84,6 +88,8 @@ class _Part:
     outer: _Part | None
     home: int
     seconds: float = 0.0
+    cpu: float = 0.0
+    cpu_before: float = field(default_factory=time.process_time)
     anchors: tuple[_Anchor, ...] = ()
     samples: list[_Sample] = field(default_factory=list)
     # How many spans inside this one are open in each thread: what is seen there is theirs.
@@ -118,7 +124,8 @@ class _Sampling:
 
     def _saw(self, stack: list[str], seconds: float) -> None:
         if not self._part.inner[self._thread]:
-            self._samples.append(_Sample(stack, seconds, Clock.now(), self._anchors))
+            shared = self._reader.shared(stack)
+            self._samples.append(_Sample(shared, seconds, Clock.now(), self._anchors))
 
     def stop(self) -> None:
         """Take no more samples, and give those taken to the span and to those around it."""
@@ -207,6 +214,7 @@ class Capture:
             return
         if span.kind != "test":
             part.seconds = Clock.now() - span.started
+            part.cpu = time.process_time() - part.cpu_before
         self._leave(span)
         with self._lock:
             for around in part.and_around():
@@ -230,11 +238,12 @@ class Capture:
             yield
             return
         self._enter(part)
-        started = Clock.now()
+        started, cpu_before = Clock.now(), time.process_time()
         try:
             yield
         finally:
             part.seconds += Clock.now() - started
+            part.cpu += time.process_time() - cpu_before
             self._leave(part.span)
 
     @contextmanager
@@ -275,14 +284,14 @@ def _identifier(frame: str) -> str:
     return frame.partition("\x01")[0]
 
 
-def _cut_at(stack: list[str], anchors: Iterable[_Anchor]) -> list[str]:
-    """Return the frames inside the first of the anchors that is on the stack."""
-    identifiers = [_identifier(frame) for frame in stack]
-    for anchor in anchors:
-        places = [i for i, identifier in enumerate(identifiers) if identifier == anchor.frame]
-        if len(places) >= anchor.number:
-            return stack[places[anchor.number - 1] + 1 :]
-    return stack
+class _Cut(NamedTuple):
+    """What is worth showing of a stack, as records have it and as it is shown."""
+
+    stack: list[str]
+    frames: list[Frame]
+
+
+_NOTHING = _Cut([], [])
 
 
 class _Reader:
@@ -291,44 +300,78 @@ class _Reader:
     def __init__(self, spans: Spans) -> None:
         self._sites = spans.sites
         self._frames: dict[str, Frame | None] = {}
+        # Very deep stacks are seen again and again: each is kept and read once.
+        self._texts: dict[str, str] = {}
+        self._stacks: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._cuts: dict[tuple[tuple[str, ...], tuple[_Anchor, ...]], _Cut] = {}
+
+    def shared(self, stack: list[str]) -> tuple[str, ...]:
+        """Return a stack as the same object whenever it is the same."""
+        texts = tuple(map(self._texts.setdefault, stack, stack))
+        return self._stacks.setdefault(texts, texts)
 
     def captured(self, kind: str, name: str, parts: Iterable[_Part]) -> Captured:
         """Return the profile of spans of one name."""
         records: list[pyinstrument.Record] = []
-        samples: list[tuple[list[Frame], float]] = []
-        seconds = 0.0
+        times: dict[int, list[float]] = {}
+        frames: dict[int, list[Frame]] = {}
+        seconds, cpu, calls = 0.0, 0.0, 0
         for part in parts:
+            calls += 1
             seconds += part.seconds
+            cpu += part.cpu
             for sample in part.samples:
-                stack = self._cut(sample, part.anchors)
-                if stack:
-                    records.append((stack, sample.seconds))
-                    samples.append((self._frames_of(stack), sample.seconds))
+                cut = self._cut(sample, part.anchors)
+                if cut.stack:
+                    records.append((cut.stack, sample.seconds))
+                    frames[id(cut)] = cut.frames
+                    times.setdefault(id(cut), []).append(sample.seconds)
                 else:
                     # What perfguard does itself is no time of the user's.
                     seconds -= sample.seconds
-        few = len(samples) < FEW_SAMPLES
-        notes = [f"only {len(samples)} samples: the shares are rough"] if few else []
-        profile = Profile.build(name, kind, samples, seconds=max(seconds, 0.0), notes=notes)
-        return Captured(profile, tuple(records))
+        few = len(records) < FEW_SAMPLES
+        notes = [f"only {len(records)} samples: the shares are rough"] if few else []
+        samples = [(frames[key], math.fsum(spent)) for key, spent in times.items()]
+        profile = Profile.build(
+            name, kind, samples, seconds=max(seconds, 0.0), notes=notes, calls=calls
+        )
+        return Captured(profile, tuple(records), cpu)
 
     def waits(self, sample: _Sample) -> bool:
         """Return whether a sample was taken while its thread had nothing of the user's to do."""
         if pyinstrument.read(sample.stack[-1]).function in _WAITING:
             return True
-        return not any(self._known(frame).user for frame in self._cut(sample, ()))
+        return not any(frame.user for frame in self._cut(sample, ()).frames)
 
-    def _cut(self, sample: _Sample, anchors: tuple[_Anchor, ...]) -> list[str]:
+    def _cut(self, sample: _Sample, anchors: tuple[_Anchor, ...]) -> _Cut:
         """Return the frames that are worth showing; none for what perfguard itself did."""
-        stack = _cut_at(sample.stack, (*anchors, *sample.anchors))
+        anchors = (*anchors, *sample.anchors)
+        key = sample.stack, anchors
+        cut = self._cuts.get(key)
+        if cut is None:
+            cut = self._cuts[key] = self._cut_anew(sample.stack, anchors)
+        return cut
+
+    def _cut_anew(self, whole: tuple[str, ...], anchors: Iterable[_Anchor]) -> _Cut:
+        stack = whole[self._start(whole, anchors) :]
         inner = stack[-1] if stack and "<built-in>" not in stack[-1] else "".join(stack[-2:-1])
         if inner and self._frame(inner) is None:
-            return []
+            return _NOTHING
         kept = [frame for frame in stack if self._frame(frame) is not None]
         first = 0
         while first < len(kept) - 1 and self._runs(kept[first]):
             first += 1
-        return kept[first:]
+        kept = kept[first:]
+        return _Cut(kept, self._frames_of(kept))
+
+    def _start(self, stack: tuple[str, ...], anchors: Iterable[_Anchor]) -> int:
+        """Return where the frames begin that are inside the first of the anchors on the stack."""
+        own = [place for place, frame in enumerate(stack) if self._frame(frame) is None]
+        for anchor in anchors:
+            places = [place for place in own if _identifier(stack[place]) == anchor.frame]
+            if len(places) >= anchor.number:
+                return places[anchor.number - 1] + 1
+        return 0
 
     def _runs(self, frame: str) -> bool:
         file = self._known(frame).file
@@ -343,7 +386,11 @@ class _Reader:
                 # A comprehension is a function of its own before Python 3.12.
                 key = f"{text}\x01{functions[frame.file]}"
                 named = self._frames.setdefault(key, replace(frame, function=functions[frame.file]))
-                frames.append(named or frame)
+                assert named is not None
+                if (frames[-1].function, frames[-1].file) == (named.function, named.file):
+                    # It calls nothing but its own code: no recursion is to be seen there.
+                    frames.pop()
+                frames.append(named)
             else:
                 functions[frame.file] = frame.function
                 frames.append(frame)

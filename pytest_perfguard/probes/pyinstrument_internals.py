@@ -127,16 +127,22 @@ def stack_of(frame: FrameType | None) -> list[str]:
 
 def _folded(stack: list[str]) -> list[str]:
     """Leave out the middle of a very deep stack: the page is made by recursion."""
-    hidden = len(stack) - 2 * _DEEPEST
-    if hidden <= 0:
+    if len(stack) <= 2 * _DEEPEST:
         return stack
-    middle = f"... {hidden} frames\x00<left out>\x000"
+    middle = "... more frames\x00<left out>\x000"
     return [*stack[:_DEEPEST], middle, *stack[-_DEEPEST:]]
 
 
-def html(records: Iterable[Record], title: str, seconds: float) -> str:
+def html(records: Iterable[Record], title: str, seconds: float, cpu: float) -> str:
     """Return pyinstrument's page of the records."""
-    kept = [(_folded(stack), spent) for stack, spent in records]
+    kept: list[Record] = []
+    samples = 0
+    for stack, spent in records:
+        samples += 1
+        folded = _folded(stack)
+        if kept and kept[-1][0] == folded:
+            spent += kept.pop()[1]  # noqa: PLW2901 - one after the other they are one
+        kept.append((folded, spent))
     session = Session.from_json(
         {
             "frame_records": kept,
@@ -144,10 +150,10 @@ def html(records: Iterable[Record], title: str, seconds: float) -> str:
             "duration": seconds,
             "min_interval": INTERVAL,
             "max_interval": INTERVAL,
-            "sample_count": len(kept),
+            "sample_count": samples,
             "start_call_stack": [""],
             "target_description": title,
-            "cpu_time": 0,
+            "cpu_time": cpu,
         }
     )
     page: str = HTMLRenderer().render(session)

@@ -30,6 +30,7 @@ _TIMED = ("http", "time")
 # Statistics that a few slow rounds decide on, and how many times as slow as the others they are.
 _TAIL = {"p95", "p99", "max", "stddev", "iqr"}
 _APART = 2
+_PROFILE = "profile it (--perfguard-profile=failed)"
 
 
 def failure(record: Record, width: int = 100) -> str:
@@ -197,9 +198,9 @@ def _faster(known: Mapping[str, float], wanted: set[str]) -> str:
             "a full pool, or work that others have put off"
         )
     if "cpu" not in known:
-        return "profile it, and do less for each round, or wait for less"
+        return f"{_PROFILE}, and do less for each round, or wait for less"
     if known["cpu"] > median / _APART:
-        return "it computes for most of that time: profile it, and do less for each round"
+        return f"it computes for most of that time: {_PROFILE}, and do less for each round"
     return "it waits for most of that time: look for what it waits for, and for how often"
 
 

@@ -11,6 +11,7 @@ import pytest
 from pytest_perfguard.artifacts import FORMATS
 from pytest_perfguard.model import Record
 from pytest_perfguard.stacks import Profile
+from tests.integration.conftest import LEAN
 
 Run = Callable[..., pytest.RunResult]
 Failed = Callable[[pytest.RunResult], list[str]]
@@ -116,9 +117,21 @@ def test_a_marked_test_is_run_once_more_and_its_hottest_lines_are_told(
     assert {name.partition(".")[2] for name in files} == set(FORMATS)
 
 
-@pytest.mark.parametrize("word", ["marked", "never", "failed", "slow:2", "all"])
+@pytest.mark.parametrize(
+    ("word", "workers"),
+    [
+        ("marked", ()),
+        ("never", ()),
+        ("failed", ()),
+        ("failed", ("-n2",)),
+        ("slow:3", ()),
+        ("slow:3", ("-n2",)),
+        ("all", ()),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "xdist" if value else "one process",
+)
 def test_which_tests_are_profiled(
-    pytester: pytest.Pytester, run: Run, runs: Runs, word: str
+    pytester: pytest.Pytester, run_once: Run, runs: Runs, word: str, workers: tuple[str, ...]
 ) -> None:
     pytester.makepyfile(
         test_it="""
@@ -144,11 +157,11 @@ def test_which_tests_are_profiled(
 
         def test_slowest():
             work.note("slowest")
-            work.serialize(3_000_000)
+            work.serialize(1_000_000)
         """
     )
 
-    result = run(f"--perfguard-profile={word}")
+    result = run_once(f"--perfguard-profile={word}", *workers)
 
     result.assert_outcomes(passed=3, failed=2)
     found = runs()
@@ -164,7 +177,7 @@ def test_which_tests_are_profiled(
         "marked": {"marked"},
         "never": set(),
         "failed": {"marked", "red"},
-        "slow:2": {"marked", "slowest"},
+        "slow:3": {"marked", "slowest"},
         "all": {"marked", "measured", "red", "statements"},
     }[word]
     if word.startswith("slow"):
@@ -319,7 +332,7 @@ def test_the_slowest_are_run_again_before_what_all_share_is_taken_down(
 
                 def test_slow(once, caplog, tmp_path):
                     work.note("{name} slow")
-                    work.serialize(1_000_000)
+                    work.serialize(300_000)
 
                 def test_fast(once, caplog, tmp_path):
                     work.note("{name} fast")
@@ -556,7 +569,7 @@ def test_an_interrupt_in_the_pass_ends_the_session_and_loses_no_verdict(
         """
     )
 
-    result = pytester.runpytest_subprocess()
+    result = pytester.runpytest_subprocess(*LEAN)
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     result.assert_outcomes(passed=1)
@@ -682,17 +695,17 @@ def test_without_pyinstrument_the_extra_is_named(pytester: pytest.Pytester) -> N
         "*pyinstrument is not installed: install pytest-perfguard with the extra [[]profile[]]*"
     )
 
-    result = pytester.runpytest_subprocess("test_marked.py")
+    result = pytester.runpytest_subprocess(*LEAN, "test_marked.py")
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([missing])
-    result = pytester.runpytest_subprocess("test_block.py")
+    result = pytester.runpytest_subprocess(*LEAN, "test_block.py")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([missing])
-    result = pytester.runpytest_subprocess("--perfguard-profile=all")
+    result = pytester.runpytest_subprocess(*LEAN, "--perfguard-profile=all")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines([missing])
     for arguments in (["test_other.py"], ["--perfguard-profile=never", "test_marked.py"]):
-        pytester.runpytest_subprocess(*arguments).assert_outcomes(passed=1)
+        pytester.runpytest_subprocess(*LEAN, *arguments).assert_outcomes(passed=1)
 
 
 @pytest.mark.parametrize(
@@ -729,10 +742,10 @@ def test_a_deep_recursion_has_all_its_files(
 ) -> None:
     pytester.makepyfile(
         """
-        import pytest, sys, work
+        import pytest, sys
 
         def down(levels):
-            return down(levels - 1) if levels else work.serialize(2_000)
+            return down(levels - 1) if levels else sum(range(2_000_000))
 
         @pytest.mark.perf_profile
         def test_it():
@@ -760,8 +773,9 @@ def test_a_folder_that_cannot_be_written_is_told(pytester: pytest.Pytester, run_
         import pytest, work
 
         @pytest.mark.perf_profile
-        def test_it():
-            work.serialize()
+        def test_it(perf):
+            with perf.profile("it"):
+                work.serialize()
         """
     )
 
@@ -769,6 +783,12 @@ def test_a_folder_that_cannot_be_written_is_told(pytester: pytest.Pytester, run_
 
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["    `serialize` *", "    *taken*cannot be written*"])
+    assert result.stdout.str().count("cannot be written") == 1
+
+    result = run_once("--perfguard-profile=all", "--perfguard-artifacts=")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*perfguard_artifacts is empty: name a folder*"])
 
 
 def test_nothing_is_loaded_that_nobody_asks_for(pytester: pytest.Pytester) -> None:
@@ -784,4 +804,47 @@ def test_nothing_is_loaded_that_nobody_asks_for(pytester: pytest.Pytester) -> No
         """
     )
 
-    pytester.runpytest_subprocess("--perfguard").assert_outcomes(passed=1)
+    pytester.runpytest_subprocess(*LEAN, "--perfguard").assert_outcomes(passed=1)
+
+
+def test_what_moved_since_the_baseline_profile_is_told_beside_a_failure(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import os, pytest, work
+
+        LIMIT, MORE = os.environ["LIMIT"], int(os.environ["MORE"])
+
+        @pytest.mark.perf_budget(time_median=LIMIT)
+        def test_it(perf):
+            perf.time(lambda: work.serialize(10_000 * MORE), name="all", rounds=10)
+        """
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LIMIT", "10s")
+        patch.setenv("MORE", "1")
+        run("--perfguard-update").assert_outcomes(passed=1)
+        assert not list(pytester.path.glob("__perfguard__/profiles/*"))
+        result = run("--perfguard-update", "--perfguard-profile=all")
+        result.assert_outcomes(passed=1)
+        result.stdout.fnmatch_lines(
+            ["    baseline profile: __perfguard__/profiles/test_it-test_it-*"]
+        )
+        (kept,) = pytester.path.glob("__perfguard__/profiles/*/*")
+        text = kept.read_text()
+        patch.setenv("LIMIT", "1us")
+        patch.setenv("MORE", "4")
+        result = run("--perfguard-profile=failed")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "    picture: *",
+            "    since the baseline profile, per call: * became *: +*",
+            "        +* ms in `*`",
+            "    what moved: .perfguard/profiles/*.diff.svg",
+        ]
+    )
+    assert len(list(pytester.path.glob(".perfguard/profiles/*/*.diff.svg"))) == 1
+    assert kept.read_text() == text

@@ -466,3 +466,34 @@ def test_what_would_do_nothing_is_refused(
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert remedy in result.stderr.str()
+
+
+@pytest.mark.parametrize("mark", ["", "@pytest.mark.perf_profile\n"])
+def test_what_fails_by_stored_times_is_explained_by_a_profile(
+    pytester: pytest.Pytester, run: Run, store: Path, monkeypatch: pytest.MonkeyPatch, mark: str
+) -> None:
+    pytest.importorskip("pyinstrument")
+    make_up(store)
+    monkeypatch.setenv("MORE_WORK", "5")
+    monkeypatch.setenv("MORE_AGAIN", "5")
+    if mark:
+        module = pytester.path / "test_calls.py"
+        text = module.read_text()
+        module.write_text(
+            text.replace("@pytest.mark.perf_baseline\n", f"@pytest.mark.perf_baseline\n{mark}")
+        )
+
+    result = run("--perfguard-profile=failed", "--perfguard-json=run.json")
+
+    result.assert_outcomes(failed=1, passed=1)
+    assert outcome(pytester)["time_cpu"] is Status.REGRESSED
+    result.stdout.fnmatch_lines(
+        [
+            "perfguard: 2 metrics worse than the stored times in work",
+            "profile of work, in a pass of its own:",
+            "    `*` test_calls.py:* %",
+            "    picture: .perfguard/profiles/test_calls.py-test_work-*/call-work-*.svg",
+            "*short test summary*",
+        ]
+    )
+    assert ("profiling 1 test in a fresh process" in result.stdout.str()) is not bool(mark)

@@ -15,6 +15,7 @@ from celery.contrib.testing.worker import start_worker
 from sqlalchemy.util import greenlet_spawn
 
 from pytest_perfguard import Recorder, Settings
+from pytest_perfguard.probes import pyinstrument_internals
 from pytest_perfguard.probes.profiling import Capture
 from pytest_perfguard.stacks import Profile
 
@@ -257,3 +258,11 @@ def test_what_waits_for_a_greenlet_is_on_its_stack() -> None:
         if any(frame.function == "large" for frame in stack.frames)
     }
     assert stacks == {("endpoint", "work", "large")}
+
+
+def test_the_page_of_many_deep_stacks_stays_small() -> None:
+    frame = "down\x00/app/deep.py\x003\x01l4"
+    records = [([frame] * depth, 0.001) for depth in range(1, 2000)]
+    page = pyinstrument_internals.html(records, "deep", 2.0, 2.0)
+    assert "more frames" in page
+    assert len(page) < 1_000_000

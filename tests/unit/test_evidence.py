@@ -22,7 +22,7 @@ from tests.unit import build
         ),
         (["time_mean"], {"median": 0.2, "mean": 0.2}, "it waits for most of that time: look for"),
         # pytest-benchmark takes no CPU times.
-        (["time_median"], {"median": 0.2, "cpu": None}, "profile it, and do less for each round,"),
+        (["time_median"], {"median": 0.2, "cpu": None}, "profile it (--perfguard-profile"),
     ],
 )
 def test_the_advice_depends_on_where_the_time_goes(

@@ -203,3 +203,38 @@ def test_a_deep_stack_is_like_any_other() -> None:
     deep = profile(((_VIEW,) * 2000, 1.0), (([_VIEW] * 1999 + [_DUMPS]), 0.5))
     assert Profile.from_dict(json.loads(json.dumps(deep.to_dict()))) == deep
     assert movers(deep, merge([deep, deep]))[0].seconds == 1.0
+
+
+def test_rounds_are_compared_by_the_call() -> None:
+    ten = replace(profile(((_VIEW, _SERIALIZE), 1.0)), calls=10)
+    twenty = replace(profile(((_VIEW, _SERIALIZE), 3.0)), calls=20)
+    (mover,) = movers(ten.per_call(), twenty.per_call())
+    assert str(mover) == "+50 ms in `serialize`"
+    assert ten.per_call().notes == ("the mean of 10 calls",)
+    assert merge([ten, twenty]).calls == 30
+    assert Profile.from_dict(ten.to_dict()) == ten
+    # Files of before are about one call.
+    assert Profile.from_dict({k: v for k, v in ten.to_dict().items() if k != "calls"}).calls == 1
+
+
+def test_what_is_kept_of_a_profile_is_small_and_moves_nothing() -> None:
+    wide = [((_VIEW, user("serialize", line), _DUMPS), 1.0) for line in range(31, 131)]
+    load = user("load", 12)
+    narrow = [((_VIEW, load, user(f"f{n}")), 0.01) for n in range(100)]
+    found = profile(*wide, *narrow)
+    kept = found.small()
+    assert kept.total == pytest.approx(found.total)
+    assert [(stack.frames, round(stack.seconds, 6)) for stack in kept.stacks] == [
+        ((_VIEW, load), 1.0),
+        ((_VIEW, user("serialize", 31), replace(_DUMPS, line=0)), 100.0),
+    ]
+    assert kept.small() == kept
+
+
+@settings(deadline=None)
+@given(profiles())
+def test_what_is_kept_adds_up_to_the_same(found: Profile) -> None:
+    kept = found.small(0.0)
+    assert kept.sampled == pytest.approx(found.sampled)
+    assert movers(found, kept) == ()
+    assert found.small(1.0).sampled == pytest.approx(found.sampled)
