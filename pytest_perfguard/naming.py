@@ -17,7 +17,7 @@ _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGN
 
 def safe_name(text: str) -> str:
     """Return a name for a file or folder, the same for the same text and for no other."""
-    name = _UNSAFE.sub("-", text).strip("-._")[:_MAX_NAME].strip("-._")
+    name = _UNSAFE.sub("-", text).strip("-.")[:_MAX_NAME].strip("-.")
     # Two names that differ in case alone are one on some systems.
     if name and name == text == name.lower() and not _RESERVED.fullmatch(name):
         return name
