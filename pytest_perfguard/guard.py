@@ -571,11 +571,11 @@ def _stores_times(config: pytest.Config) -> bool:
         SettingError: if an option needs them to be.
     """
     if option(config, "times"):
-        if option(config, "processes") > 1 and not option(config, "update"):
+        if option(config, "processes") and not option(config, "update"):
             raise SettingError("--perfguard-processes: store them with --perfguard-update")
         return True
-    for name, asked in (("add_times", True), ("processes", option(config, "processes") > 1)):
-        if asked and option(config, name):
+    for name in ("add_times", "processes"):
+        if option(config, name):
             flag = f"--perfguard-{name.replace('_', '-')}"
             raise SettingError(f"{flag}: say where times are stored, with --perfguard-times=DIR")
     return False

@@ -113,7 +113,7 @@ class TimeGate:
         fresh = is_fresh()
         try:
             if wish := option(self._config, "update"):
-                self._renew(timings, here)
+                self._renew(timings, here, option(self._config, "processes"))
             elif not fresh:
                 judged = self._judge(measured, timings, records, read(self._store, here))
             if not wish and option(self._config, "add_times"):
@@ -139,9 +139,13 @@ class TimeGate:
                 f"times stay undecided: {measured.problems[nodeid]}"
             )
 
-    def _renew(self, timings: Timings, here: Mapping[str, str]) -> None:
+    def _renew(self, timings: Timings, here: Mapping[str, str], processes: int) -> None:
         """Store the times anew, of as many processes as are asked for."""
-        processes = option(self._config, "processes")
+        if not processes:
+            self.lines.append(
+                "stored times are left as they are: --perfguard-processes=N renews them"
+            )
+            return
         forget(self._store, here, timings.keys())
         add(self._store, here, timings)
         done = 1

@@ -94,6 +94,12 @@ def _baselines(records: Iterable[Record], top: int, width: int) -> list[str]:
         )
         lines += _some([f"  {nodeid}" for nodeid in new], top)
     verdicts = [(record, verdict) for record in records for verdict in record.verdicts]
+    # Up to the ratio so far, which differs from test to test.
+    unjudged = Counter(
+        v.reason.partition(",")[0].rstrip(")") for _, v in verdicts if v.status is Status.NEW
+    )
+    for reason, count in sorted(unjudged.items()):
+        lines.append(f"{_number(count, 'time')} not judged yet: {reason})")
     better = [
         f"  {v.metric} {show(v.limit, unit)} -> {show(v.value, unit)} in {record.nodeid}"
         for record, v in verdicts

@@ -257,8 +257,12 @@ def test_fewer_processes_than_are_needed_judge_nothing(
 ) -> None:
     make_up(store, cpu=0.1, processes=4)
 
-    assert run("--perfguard-json=run.json").ret == 0
+    result = run("--perfguard-json=run.json")
+
+    assert result.ret == 0
     assert outcome(pytester)["time_cpu"] is Status.NEW
+    told = "1 time not judged yet: new (4 of 5 processes stored)"
+    result.stdout.fnmatch_lines([told.replace("[", "[[]")])
 
 
 def test_another_environment_is_not_comparable_and_said_so(
@@ -340,6 +344,17 @@ def test_an_update_stores_processes_anew(pytester: pytest.Pytester, run: Run, st
 
 
 @pytest.mark.parametrize("again", ["assert False", "pytest.skip('once')"])
+def test_an_update_of_counts_leaves_times_as_they_are(run: Run, store: Path) -> None:
+    make_up(store)
+    before = {file: file.read_text() for file in process_files(store)}
+
+    result = run("--perfguard-update")
+
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["stored times stay as they are: --perfguard-processes=N renews*"])
+    assert {file: file.read_text() for file in process_files(store)} == before
+
+
 def test_a_test_that_cannot_be_run_again_is_undecided(
     pytester: pytest.Pytester, run: Run, store: Path, again: str
 ) -> None:
