@@ -350,7 +350,7 @@ def test_an_update_of_counts_leaves_times_as_they_are(run: Run, store: Path) -> 
     result = run("--perfguard-update")
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["stored times stay as they are: --perfguard-processes=N renews*"])
+    result.stdout.fnmatch_lines(["stored times are left as they are: --perfguard-processes=N *"])
     assert {file: file.read_text() for file in process_files(store)} == before
 
 
