@@ -556,7 +556,8 @@ def test_an_update_keeps_what_it_did_not_run(
 
     result = run(*selection, "--perfguard-update")
 
-    result.assert_outcomes(passed=1, deselected=2 if "-k" in selection else 0)
+    # What is deselected is known to the workers of xdist alone.
+    assert (result.ret, result.parseoutcomes()["passed"]) == (0, 1)
     assert [line for line in lines_after(result, "baselines recorded:") if "->" in line][:1] == [
         "      sql_n_plus_one  0 -> 1"
     ]

@@ -72,7 +72,9 @@ def test_a_suite_that_is_red_without_a_trap_is_a_failure(
 def test_every_module_of_the_suite_has_baselines_for_both_databases() -> None:
     """Those of tests that use one; what is refused before it uses none."""
     modules = sorted((ROOT / SUITE).glob("test_*.py"))
-    for module in modules:
+    compared = [module for module in modules if "perf_baseline" in module.read_text("utf-8")]
+    assert len(compared) >= len(modules) - 1  # rounds are about times
+    for module in compared:
         held = read(module.parent / "__perfguard__" / f"{module.stem}.json").tests
         assert held
         kinds = {frozenset(entries) for entries in held.values()}
