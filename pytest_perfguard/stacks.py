@@ -44,6 +44,12 @@ class Frame:
     line: int
     user: bool
 
+    def __post_init__(self) -> None:
+        # In the order of frames they must be what they are when they have been written and read.
+        if not (self.function.isascii() and self.file.isascii()):
+            object.__setattr__(self, "function", _plain(self.function))
+            object.__setattr__(self, "file", _plain(self.file))
+
     @property
     def name(self) -> str:
         """Its short name: a library's function with the package that it comes from."""

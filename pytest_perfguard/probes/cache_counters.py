@@ -37,7 +37,7 @@ _SOURCES = ("cache_info", "info", "stats")
 _NAMES = (("hits", "misses"), ("hit_count", "miss_count"), ("hit", "miss"))
 _NEVER_CALLED = ("hit", "miss")
 _ABSENT = object()
-_LEAST_CASHEWS = (7, 4)
+_LEAST_CASHEWS = (7, 5)
 
 Pair = tuple[int, int]
 Source = Callable[[Any], Pair | None]
@@ -243,7 +243,7 @@ class CashewsCounter:
     def __init__(self, cache: Any) -> None:
         if tuple(map(int, version("cashews").split(".")[:2])) < _LEAST_CASHEWS:
             # It would not call a middleware that comes after its setup().
-            raise CacheError("only of cashews 7.4 or newer can a cache be watched")
+            raise CacheError("only of cashews 7.5 or newer can a cache be watched")
         self._middlewares = cache._default_middlewares  # it has no way to take one away
         self._lock = Lock()
         self._counts = (0, 0)

@@ -861,6 +861,6 @@ def test_lookups_of_a_cashews_cache_on_redis_are_left_to_its_probe(cashews: Any)
 def test_a_cashews_cache_that_would_not_be_seen_is_refused(
     cashews: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_perfguard.probes.cache_counters.version", lambda _: "7.3.1")
-    with pytest.raises(CacheError, match=r"only of cashews 7\.4 or newer"):
+    monkeypatch.setattr("pytest_perfguard.probes.cache_counters.version", lambda _: "7.4.1")
+    with pytest.raises(CacheError, match=r"only of cashews 7\.5 or newer"):
         counter_of(cashews)
