@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_perfguard.errors import ProfileFileError
+from pytest_perfguard.model import encodable
 from pytest_perfguard.naming import safe_name
 from pytest_perfguard.probes.profiling import Captured
 from pytest_perfguard.profile_files import write_artefact
@@ -49,8 +50,7 @@ def write_profile(directory: Path, captured: Captured) -> Written:
             problems.append(f"{path.name} could not be made: {type(error).__name__}: {error}")
             continue
         try:
-            # A lone surrogate in the name of a test is in no encoding.
-            write_artefact(text.encode("utf-8", "backslashreplace").decode("utf-8"), path)
+            write_artefact(encodable(text), path)
         except ProfileFileError as error:
             problems.append(str(error))
         else:

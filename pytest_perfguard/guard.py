@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial, wraps
 from inspect import iscoroutinefunction, unwrap
 from pathlib import Path
@@ -31,7 +30,7 @@ from pytest_perfguard.spans import MAX_REQUESTS, OpenSpan, Settings
 from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.time_mode import times_are_compared, under_xdist
 from pytest_perfguard.units import shown
-from pytest_perfguard.waive_marks import MarkedWaiver, apply, expired, read_waiver
+from pytest_perfguard.waive_marks import MarkedWaiver, expired, read_waiver, this_day, waive
 from pytest_perfguard.waivers import loaded_files
 
 _PROPERTY = "perfguard."
@@ -129,6 +128,8 @@ class Guard:
         self.collected: dict[str, dict[str, bool]] = {}
         # What is tolerated of wall times, by node id and metric, as share and amount.
         self.wall_tolerances: dict[str, dict[str, tuple[float, float]]] = {}
+        # Marked waivers by node id, for what is judged when all tests have run.
+        self.waivers: dict[str, tuple[MarkedWaiver, ...]] = {}
         # Lines about marked waivers that have ended.
         self.ended: dict[str, None] = {}
         self.recorder = Recorder(
@@ -190,6 +191,8 @@ class Guard:
                     waivers = [w for w in waivers if w.metric not in names] + found
         plan.budgets = self.with_levels(item, budgets.values())
         plan.waivers = tuple(waivers)
+        if waivers:
+            self.waivers[item.nodeid] = plan.waivers
         plan.tolerances = tolerances if compared else None
         plan.needs_plans = compared and self.baselines.needs_plans(item)
         if wall := {n: t for n, t in tolerances.items() if not METRICS[n].stored}:
@@ -262,11 +265,16 @@ class Guard:
             budget.metric.name == "py_calls" for budget in known
         )
 
+    def late_level(self, nodeid: str, metric: str) -> Level:
+        """Return what a breach of stored times does in a test: they are baselines, too."""
+        return self.rules.level(nodeid, metric, judged_by=Rule.BASELINE)
+
     def times(self) -> dict[str, Any]:
         """Return what this process has timed for the comparison with stored times."""
         if self.windows is None:
             return {}
-        return {**self.windows.facts(), "tolerances": self.wall_tolerances}
+        waivers = {n: [waiver.to_dict() for waiver in found] for n, found in self.waivers.items()}
+        return {**self.windows.facts(), "tolerances": self.wall_tolerances, "waivers": waivers}
 
     # -- running ---------------------------------------------------------------------------
 
@@ -372,7 +380,7 @@ class Guard:
         passed = self.recorder.passed_waivers
         errors = [f"{w.file}:{w.line}: {w.problem}" for w in passed if w.problem]
         errors += plan.pending.values()
-        if sum(mark.name in MARKS for mark in item.iter_markers()) != plan.marks:
+        if count_marks(item) != plan.marks:
             errors.append(LATE_MARK)
         if self.rules.endpoints and any(p.kind == "request" and p.calls > 1 for p in span.walk()):
             errors.append(
@@ -417,11 +425,9 @@ class Guard:
         """Return the record with the breaches that the test's own marks tolerate."""
         if not waivers:
             return record
-        today = datetime.now().astimezone().date()
-        verdicts, met = apply(record.verdicts, waivers, today)
+        today = this_day()
         self.ended.update(dict.fromkeys(expired(waivers, today)))
-        known = {waiver.key: waiver in met for waiver in waivers}
-        return replace(record, verdicts=verdicts, waivers={**record.waivers, **known})
+        return waive(record, waivers, today)
 
     def with_levels(
         self, item: pytest.Item, budgets: Iterable[Budget], endpoint: str | None = None
@@ -593,6 +599,11 @@ def _is_worse(verdict: Verdict, known: Verdict) -> bool:
         return known.value is None and verdict.value is not None
     higher = lookup(verdict.metric).higher_is_better
     return verdict.value < known.value if higher else verdict.value > known.value
+
+
+def count_marks(item: pytest.Item) -> int:
+    """Return how many marks a test has that are judged by."""
+    return sum(mark.name in MARKS for mark in item.iter_markers())
 
 
 def _has_mark(item: pytest.Item) -> bool:

@@ -194,10 +194,11 @@ class _Reports:
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Compare times with stored ones after all tests: failures of these are late reports."""
         result = yield
-        guard = self._config.stash.get(_GUARD, None)
         suite = self._config.stash.get(_SUITE, None)
         if suite is not None and not self._is_worker and option(self._config, "times"):
-            suite.judge_times(session, guard.times() if guard is not None else {})
+            # That there is a guard follows from the option.
+            guard = _guard(self._config)
+            suite.judge_times(session, guard.times(), guard.late_level)
         return result
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -25,13 +25,13 @@ from pytest_perfguard.runs import read_run
 _WITH_VALUE = (
     "--perfguard-json", "--perfguard-processes", "--junitxml", "--junit-xml", "--html",
     "--json-report-file", "--report-log", "--cov-report", "--log-file", "--alluredir",
-    "--benchmark-json", "--maxfail", "--lfnf", "--last-failed-no-failures",
+    "--benchmark-json", "--benchmark-save", "--maxfail", "--lfnf", "--last-failed-no-failures",
 )  # fmt: skip
 _PLAIN = (
     "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times", "-x",
     "--exitfirst", "--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first",
     "--sw", "--stepwise", "--sw-skip", "--stepwise-skip", "--sw-reset", "--stepwise-reset",
-    "--pdb", "--trace", "--benchmark-autosave", "--benchmark-save", "--pastebin",
+    "--pdb", "--trace", "--benchmark-autosave", "--pastebin",
 )  # fmt: skip
 _FRESH = "PERFGUARD_FRESH_PROCESS"
 _MAX_OUTPUT = 2_000

@@ -26,7 +26,7 @@ from pytest_perfguard.baseline_profiles import keep, kept_profiles
 from pytest_perfguard.benchmark_fixture import is_benchmark
 from pytest_perfguard.errors import ProfileFileError, SettingError
 from pytest_perfguard.explanations import compared, directory_of, explained, shown_path
-from pytest_perfguard.guard import PLAN, BudgetFailure, Guard, Plan
+from pytest_perfguard.guard import PLAN, BudgetFailure, Guard, Plan, count_marks
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Level, Status, Verdict
 from pytest_perfguard.options import option
@@ -284,7 +284,7 @@ class Profiles:
         """Keep the reported run as it was, whatever the pass does."""
         saved = _Saved(run.item)
         plan = run.item.stash.get(PLAN, None)
-        run.item.stash[PLAN] = Plan(marks=plan.marks if plan else _marks(run.item))
+        run.item.stash[PLAN] = Plan(marks=plan.marks if plan else count_marks(run.item))
         if VISIT in run.item.stash:
             # What has been taken of its times would be forgotten when it is set up again.
             del run.item.stash[VISIT]
@@ -426,10 +426,6 @@ def _ended(error: BaseException, *, started: bool) -> str:
 def _error(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= _MAX_ERROR else f"{text[: _MAX_ERROR - 1]}…"
-
-
-def _marks(item: pytest.Item) -> int:
-    return len(list(item.iter_markers("perf_budget")))
 
 
 def _fresh(item: pytest.Item) -> bool:

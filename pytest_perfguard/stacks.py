@@ -16,6 +16,7 @@ from itertools import accumulate, pairwise
 from operator import attrgetter
 from typing import Any, Self
 
+from pytest_perfguard.model import encodable
 from pytest_perfguard.units import Unit, show
 from pytest_perfguard.visible import visible
 
@@ -47,8 +48,8 @@ class Frame:
     def __post_init__(self) -> None:
         # In the order of frames they must be what they are when they have been written and read.
         if not (self.function.isascii() and self.file.isascii()):
-            object.__setattr__(self, "function", _plain(self.function))
-            object.__setattr__(self, "file", _plain(self.file))
+            object.__setattr__(self, "function", encodable(self.function))
+            object.__setattr__(self, "file", encodable(self.file))
 
     @property
     def name(self) -> str:
@@ -242,13 +243,13 @@ class Profile:
         return {
             "format": PROFILE_FORMAT,
             "schema": PROFILE_SCHEMA,
-            "name": _plain(self.name),
-            "kind": _plain(self.kind),
+            "name": encodable(self.name),
+            "kind": encodable(self.kind),
             "calls": self.calls,
             "seconds": round(self.seconds, _MICROSECOND_DIGITS),
-            "notes": [_plain(note) for note in self.notes],
+            "notes": [encodable(note) for note in self.notes],
             "frames": [
-                [_plain(frame.function), _plain(frame.file), frame.line, int(frame.user)]
+                [encodable(frame.function), encodable(frame.file), frame.line, int(frame.user)]
                 for frame in table
             ],
             "stacks": [
@@ -401,11 +402,6 @@ def _table(
     by_object = {key: numbers[_fields(frame)] for key, frame in objects.items()}
     paths = [tuple(map(by_object.__getitem__, map(id, frames))) for frames in kept]
     return [distinct[fields] for fields in ordered], paths
-
-
-def _plain(text: str) -> str:
-    # A lone surrogate in a file's name would break every pipe it is sent through.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _text(value: object) -> str:

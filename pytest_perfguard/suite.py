@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pytest_perfguard.approval import Approval, find_gone, prune, record_all, ti
 from pytest_perfguard.budgets import is_endpoint
 from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.explanations import LateProfiles
-from pytest_perfguard.model import Record, Run, Status
+from pytest_perfguard.model import Level, Record, Run, Status
 from pytest_perfguard.options import option
 from pytest_perfguard.processes import FreshProcessError, run_again
 from pytest_perfguard.reports.evidence import failure
@@ -65,11 +65,17 @@ class Suite:
         """Note that a process ended before it had reported."""
         self._lost_workers += 1
 
-    def judge_times(self, session: pytest.Session, own: Mapping[str, Any]) -> None:
+    def judge_times(
+        self,
+        session: pytest.Session,
+        own: Mapping[str, Any],
+        level: Callable[[str, str], Level],
+    ) -> None:
         """Compare times with stored ones; what fails by them is a report of its own.
 
         Args:
             own: what this process has timed itself; its workers have told before.
+            level: what a metric's breach does in a test, by node id and metric.
         """
         from pytest_perfguard.time_gate import Measured, TimeGate  # noqa: PLC0415 - rarely needed
 
@@ -80,7 +86,7 @@ class Suite:
                 measured.add(timed)
         if reason := why_not_compared(config):
             self._approvals.append(Approval([f"warning: {reason}"]))
-        gate, late_ones = TimeGate(config), dict[str, Record]()
+        gate, late_ones = TimeGate(config, level), dict[str, Record]()
         records = {nodeid: Record.from_dict(data) for nodeid, data in self._records.items()}
         for record in gate.settle(measured, records, green=not session.testsfailed):
             before = records[record.nodeid]

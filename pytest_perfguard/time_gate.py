@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -31,6 +31,7 @@ from pytest_perfguard.options import option
 from pytest_perfguard.processes import FreshProcessError, is_fresh, run_again
 from pytest_perfguard.progress import note
 from pytest_perfguard.times import Stored, Times, Timings, add, environment, forget, read
+from pytest_perfguard.waive_marks import MarkedWaiver, this_day, waive
 
 # Counts of Python calls vary by some tenths of a percent where threads take turns.
 _SLACK_OF_CALLS = 1.02
@@ -60,6 +61,7 @@ class Measured:
         problems: why there are fewer windows of a test than there should be.
         not_pinned: why a process could not be bound to a core.
         tolerances: by node id and metric, for wall times that are compared by name.
+        waivers: of tests' marks, by node id.
     """
 
     timings: dict[str, dict[str, Times]] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Measured:
     problems: dict[str, str] = field(default_factory=dict)
     not_pinned: str = ""
     tolerances: dict[str, dict[str, Tolerance]] = field(default_factory=dict)
+    waivers: dict[str, list[MarkedWaiver]] = field(default_factory=dict)
 
     def add(self, facts: Mapping[str, Any]) -> None:
         """Take over what one process has measured."""
@@ -77,6 +80,8 @@ class Measured:
         self.not_pinned = self.not_pinned or facts["not_pinned"]
         for nodeid, named in facts["tolerances"].items():
             self.tolerances[nodeid] = {n: Tolerance(*pair) for n, pair in named.items()}
+        for nodeid, waivers in facts["waivers"].items():
+            self.waivers[nodeid] = [MarkedWaiver.from_dict(data) for data in waivers]
 
 
 class TimeGate:
@@ -87,8 +92,14 @@ class TimeGate:
         problems: what could not be done.
     """
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, level: Callable[[str, str], Level]) -> None:
+        """Prepare to judge.
+
+        Args:
+            level: what a metric's breach does in a test, by node id and metric.
+        """
         self._config = config
+        self._level = level
         self._store = config.rootpath / option(config, "times")
         self._needed: int = option(config, "times_needed")
         self._undecided = Level(option(config, "undecided"))
@@ -186,9 +197,22 @@ class TimeGate:
         if not stored.processes and stored.others:
             self.lines += [f"warning: times are {other}" for other in stored.others[:1]]
         return [
-            replace(records[nodeid], verdicts=(*records[nodeid].verdicts, *verdicts))
+            self._judged(records[nodeid], verdicts, measured.waivers.get(nodeid, ()))
             for nodeid, verdicts in found.items()
         ]
+
+    def _judged(
+        self, record: Record, verdicts: Iterable[Verdict], waivers: Sequence[MarkedWaiver]
+    ) -> Record:
+        """Return a record with its late verdicts, as the suite's settings and its marks have it."""
+        levelled = [
+            verdict
+            if verdict.status is Status.UNDECIDED
+            else replace(verdict, level=self._level(record.nodeid, verdict.metric))
+            for verdict in verdicts
+        ]
+        added = replace(record, verdicts=(*record.verdicts, *levelled))
+        return waive(added, waivers, this_day()) if waivers else added
 
     def _measure_again(self, suspects: Collection[str]) -> Timings:
         """Measure tests in a fresh process; nothing if it gives no result."""

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Self
 
 from pytest_perfguard.errors import LimitError, MetricError
 from pytest_perfguard.metrics import METRICS, lookup
-from pytest_perfguard.model import Status, Verdict
+from pytest_perfguard.model import Record, Status, Verdict
 from pytest_perfguard.units import parse, show, shown
 
 _EXAMPLE = 'write perf_waive("sql_queries", reason="...", until="2027-03-01", cap=60)'
@@ -40,6 +40,15 @@ class MarkedWaiver:
     def key(self) -> str:
         """How it is called among the waivers of a record."""
         return f"{self.where} {self.metric}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**asdict(self), "until": self.until.isoformat()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` wrote."""
+        return cls(**{**data, "until": date.fromisoformat(data["until"])})
 
     def __str__(self) -> str:
         reason = f"{self.reason} ({self.url})" if self.url else self.reason
@@ -112,11 +121,11 @@ def apply(
                 continue
             met.add(waiver)
             problem = _problem(waiver, verdict, today)
-            found = (
-                replace(verdict, reason=problem)
-                if problem
-                else replace(verdict, waiver=str(waiver))
-            )
+            if problem and problem not in verdict.reason:
+                known = f"{verdict.reason}; " if verdict.reason else ""
+                found = replace(verdict, reason=f"{known}{problem}")
+            elif not problem:
+                found = replace(verdict, waiver=str(waiver))
             if not problem:
                 break
         judged.append(found)
@@ -134,6 +143,21 @@ def _problem(waiver: MarkedWaiver, verdict: Verdict, today: date) -> str:
         covered = show(cap, metric.unit)
         return f"the waiver at {waiver.where} covers no more than {covered}: {waiver.reason}"
     return ""
+
+
+def waive(record: Record, waivers: Sequence[MarkedWaiver], today: date) -> Record:
+    """Return a record with the breaches that its test's marks tolerate, and which were needed.
+
+    It may be called again when verdicts have been added.
+    """
+    verdicts, met = apply(record.verdicts, waivers, today)
+    needed = {waiver.key: waiver in met for waiver in waivers}
+    return replace(record, verdicts=verdicts, waivers={**record.waivers, **needed})
+
+
+def this_day() -> date:
+    """Return the day that waivers are judged by: where the tests run, not in UTC."""
+    return datetime.now().astimezone().date()
 
 
 def expired(waivers: Iterable[MarkedWaiver], today: date) -> list[str]:

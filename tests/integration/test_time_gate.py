@@ -216,6 +216,38 @@ def test_what_is_slower_twice_fails_with_a_report_of_its_own(
     assert process_files(store) != []
 
 
+def test_a_level_may_let_slower_times_only_warn(
+    pytester: pytest.Pytester, run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_up(store)
+    monkeypatch.setenv("MORE_WORK", "5")
+    monkeypatch.setenv("MORE_AGAIN", "5")
+
+    result = run("--perfguard-json=run.json", "--perfguard-level=test_calls.py: warn")
+
+    result.assert_outcomes(passed=2)
+    assert outcome(pytester)["time_cpu"] is Status.REGRESSED
+    result.stdout.fnmatch_lines(["warning: test_calls.py::test_work: 2 metrics worse than *"])
+
+
+def test_a_mark_may_tolerate_slower_times(
+    pytester: pytest.Pytester, run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waived = '@pytest.mark.perf_waive("time_cpu", "py_calls", reason="known", until="2199-01-01")'
+    pytester.makepyfile(
+        test_calls=CALLS.replace("@pytest.mark.perf_b", f"{waived}\n@pytest.mark.perf_b")
+    )
+    make_up(store)
+    monkeypatch.setenv("MORE_WORK", "5")
+    monkeypatch.setenv("MORE_AGAIN", "5")
+
+    result = run("--perfguard-json=run.json")
+
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["waived until 2199-01-01: known", "  time_cpu * > * in *"])
+    assert "covers nothing" not in result.stdout.str()
+
+
 def test_what_is_slower_once_is_not(
     pytester: pytest.Pytester, run: Run, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
