@@ -150,13 +150,14 @@ class Baselines:
         self._is_wanted |= wanted
         return wanted
 
-    def needs_plans(self, item: pytest.Item) -> bool:
-        """Return whether the baseline of a test holds what is only measured on request."""
+    def requested(self, item: pytest.Item) -> frozenset[str]:
+        """Return what the baseline of a test holds that is only measured on request."""
         try:
             entries = self._file(item).tests.get(name_of(item.nodeid), {})
         except BaselineError:
-            return False
-        return any(METRICS[name].on_request for entry in entries.values() for name in entry.metrics)
+            return frozenset()
+        names = {name for entry in entries.values() for name in entry.metrics}
+        return frozenset(name for name in names if METRICS[name].on_request)
 
     def check(
         self,

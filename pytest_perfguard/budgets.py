@@ -142,6 +142,13 @@ class Rules:
         return found
 
     @property
+    def requested(self) -> frozenset[str]:
+        """What budgets of requests are about that is only measured on request."""
+        return requested(
+            budget for rule in self.budgets if rule.is_endpoint for budget in rule.budgets
+        )
+
+    @property
     def endpoints(self) -> bool:
         """Whether any rule is about requests."""
         return any(rule.is_endpoint for rule in self.budgets)
@@ -228,6 +235,11 @@ _SOURCES = {
     "http": ("", "no request"),
     "time": ("", "no timed call"),
 }
+
+
+def requested(budgets: Iterable[Budget]) -> frozenset[str]:
+    """Return the metrics among the budgets that are only measured on request."""
+    return frozenset(budget.metric.name for budget in budgets if budget.metric.on_request)
 
 
 def judge(span: Span, budgets: Iterable[Budget], unproven: Level) -> tuple[Verdict, ...]:

@@ -9,7 +9,7 @@ from inspect import iscoroutinefunction
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from pytest_perfguard.budgets import Budget, read_limits
+from pytest_perfguard.budgets import Budget, read_limits, requested
 from pytest_perfguard.contracts import ColdWarm, cold_warm, stampede
 from pytest_perfguard.errors import CacheError, LimitError
 from pytest_perfguard.jobs import Job, Steps
@@ -294,9 +294,7 @@ class Perf:
 
         def begin() -> OpenSpan:
             recorder.start()
-            span = recorder.open(title, "call")
-            span.explain |= any(budget.metric.on_request for budget in budgets)
-            return span
+            return recorder.open(title, "call", asked=requested(budgets))
 
         def steps() -> Steps:
             measured: Timed = yield from timed(
@@ -407,8 +405,11 @@ class Block:
             raise RuntimeError(f"the block {self._name!r} has been entered already")
         recorder = self._guard.recorder
         recorder.start()
-        span = recorder.open(self._guard.block_name(self._item, self._name), "block")
-        span.explain |= any(budget.metric.on_request for budget in self._budgets)
+        span = recorder.open(
+            self._guard.block_name(self._item, self._name),
+            "block",
+            asked=requested(self._budgets),
+        )
         self._measurement = Measurement(recorder, span)
         self._guard.expect(self._item, self, f"{self._where}: the block was left open")
         return self._measurement

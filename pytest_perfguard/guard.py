@@ -18,7 +18,7 @@ from pytest_perfguard.baseline_checks import Baselines, read_tolerances
 from pytest_perfguard.baseline_files import name_of
 from pytest_perfguard.baselines import Tolerance
 from pytest_perfguard.benchmark_fixture import attach, is_benchmark
-from pytest_perfguard.budgets import Budget, Rules, judge, read_limits
+from pytest_perfguard.budgets import Budget, Rules, judge, read_limits, requested
 from pytest_perfguard.errors import SettingError
 from pytest_perfguard.metrics import METRICS, lookup, measure_all
 from pytest_perfguard.model import Level, Record, Rule, Span, Status, Verdict
@@ -67,17 +67,12 @@ class Plan:
     blocks: Counter[str] = field(default_factory=Counter)
     # Blocks that have been made and not yet left, by what is wrong with them if they stay so.
     pending: dict[object, str] = field(default_factory=dict)
-    # Whether the test's baseline holds what is only measured on request.
-    needs_plans: bool = False
+    # What is only measured on request, and asked for.
+    asked: frozenset[str] = frozenset()
     marks: int = 0
     # Whether pytest-benchmark is switched off, so that no limit on time can be proved.
     times_nothing: bool = False
     record: Record | None = None
-
-    @property
-    def explain(self) -> bool:
-        """Whether a budget asks for work that is not done otherwise."""
-        return self.needs_plans or any(budget.metric.on_request for budget in self.budgets)
 
 
 PLAN = pytest.StashKey[Plan]()
@@ -194,7 +189,8 @@ class Guard:
         if waivers:
             self.waivers[item.nodeid] = plan.waivers
         plan.tolerances = tolerances if compared else None
-        plan.needs_plans = compared and self.baselines.needs_plans(item)
+        held = self.baselines.requested(item) if compared else frozenset()
+        plan.asked = requested(plan.budgets) | self.rules.requested | held
         if wall := {n: t for n, t in tolerances.items() if not METRICS[n].stored}:
             self.wall_tolerances[item.nodeid] = {n: (t.share, t.amount) for n, t in wall.items()}
         plan.mistakes = tuple(mistakes)
@@ -370,8 +366,7 @@ class Guard:
         self.recorder.start()
         self.recorder.engines.clear()
         self.recorder.passed_waivers.clear()
-        plan.root = self.recorder.open(item.name, "test")
-        plan.root.explain |= plan.explain
+        plan.root = self.recorder.open(item.name, "test", asked=plan.asked)
 
     def end(self, item: pytest.Item, plan: Plan) -> None:
         """Close the span of a test and judge it."""

@@ -8,7 +8,7 @@ from inspect import isawaitable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from pytest_perfguard.budgets import Budget
+from pytest_perfguard.budgets import Budget, requested
 from pytest_perfguard.errors import CacheError
 from pytest_perfguard.model import Site, Span
 from pytest_perfguard.recorder import Measurement
@@ -85,8 +85,9 @@ class Job:
         """Open a block of its own."""
         recorder = self.guard.recorder
         recorder.start()
-        span = recorder.open(self.guard.block_name(self.item, name), "block")
-        span.explain |= any(budget.metric.on_request for budget in budgets)
+        span = recorder.open(
+            self.guard.block_name(self.item, name), "block", asked=requested(budgets)
+        )
         return Measurement(recorder, span)
 
     def unmeasured(self, call: Callable[[], Any] | None) -> Steps:

@@ -29,6 +29,8 @@ MAX_CHILDREN = 200
 # Requests are judged one by one where endpoints have budgets.
 MAX_REQUESTS = 2_000
 MAX_DEPTH = 50
+# The metric that databases are asked for their plans for.
+PLANNED = "sql_full_scans"
 
 
 class Clock:
@@ -118,20 +120,33 @@ class Watcher(Protocol):
 
 
 class OpenSpan:
-    """A span that is still being measured."""
+    """A span that is still being measured.
+
+    Attributes:
+        asked: metrics that are only measured on request, and that this span is asked for.
+        wanted: those, and the ones that the spans around this one are asked for.
+    """
 
     __slots__ = (
-        "children", "closed", "depth", "explain", "facts", "folded", "kind", "last", "ledgers",
+        "asked", "children", "closed", "depth", "facts", "folded", "kind", "last", "ledgers",
         "moments", "name", "notes", "on_miss", "origin", "owner", "parent", "peaks", "rest",
-        "started", "trace",
+        "started", "trace", "wanted",
     )  # fmt: skip
 
-    def __init__(self, name: str, kind: str, parent: OpenSpan | None, owner: object = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        parent: OpenSpan | None,
+        owner: object = None,
+        asked: frozenset[str] = frozenset(),
+    ) -> None:
         self.name = name
         self.kind = kind
         self.parent = parent
         self.owner = owner
-        self.explain: bool = parent.explain if parent else False
+        self.asked = asked
+        self.wanted: frozenset[str] = parent.wanted | asked if parent else asked
         # What is done after a miss; the keys looked up and written, for as long as a contract
         # compares them. Both hold for the spans inside this one too.
         self.on_miss: Pause | None = parent.on_miss if parent else None
@@ -198,7 +213,7 @@ class Spans:
             sources that count by themselves.
         passed_waivers: inline waivers on lines that events came from, and the metrics that each
             one covered a finding of; cleared by whoever reads it.
-        watcher: is told of the spans that are opened and closed.
+        watchers: are told of the spans that are opened and closed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -209,7 +224,7 @@ class Spans:
         self.engines: dict[str, str] = {}
         self.readings: list[Callable[[OpenSpan | None], None]] = []
         self.passed_waivers: dict[Waiver, set[str]] = {}
-        self.watcher: Watcher | None = None
+        self.watchers: list[Watcher] = []
         self._open: list[OpenSpan] = []
         # Whether a timing is under way, for which the probes are off.
         self.timing = False
@@ -235,21 +250,30 @@ class Spans:
         opened = self._open
         return opened[-1] if opened else None
 
-    def open(self, name: str, kind: str, owner: object = None) -> OpenSpan:
+    def open(
+        self,
+        name: str,
+        kind: str,
+        owner: object = None,
+        asked: frozenset[str] = frozenset(),
+    ) -> OpenSpan:
         """Open a span inside the innermost one.
 
         Where no context says which that is, a request that happens to run elsewhere is none.
+
+        Args:
+            asked: metrics that are only measured on request, and are to be measured in it.
         """
         self._read(self.innermost())
         parent = self.here()
         if parent is None:
             around = [span for span in list(self._open) if span.kind != "request"]
             parent = around[-1] if around else None
-        span = OpenSpan(name, kind, parent, owner)
+        span = OpenSpan(name, kind, parent, owner, asked)
         self._open.append(span)
         self._context.set(span)
-        if self.watcher is not None:
-            self.watcher.opened(span)
+        for watcher in self.watchers:
+            watcher.opened(span)
         return span
 
     def close(self, span: OpenSpan, *, keep: bool = True) -> Span:
@@ -259,8 +283,8 @@ class Spans:
             keep: False for what belongs to no measurement, such as the emptying of a cache.
         """
         seconds = Clock.now() - span.started
-        if self.watcher is not None:
-            self.watcher.closed(span)
+        for watcher in self.watchers:
+            watcher.closed(span)
         self._read(span)
         span.closed = True
         self._open.remove(span)
@@ -319,7 +343,9 @@ class Spans:
                 for label, count, start, took in span.moments
             ),
             timeline_dropped=int(span.rest[1]),
-            probes=(*self.listening, "plans") if span.explain else tuple(self.listening),
+            probes=(
+                (*self.listening, "plans") if PLANNED in span.wanted else tuple(self.listening)
+            ),
             notes=tuple(span.notes),
             facts=dict(span.facts),
             children=tuple(span.children) + ((span.folded,) if span.folded else ()),

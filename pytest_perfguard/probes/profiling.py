@@ -182,12 +182,12 @@ class Capture:
         self._bridges = Bridges(spans, self.elsewhere)
 
     def __enter__(self) -> Self:
-        self._spans.watcher = self
+        self._spans.watchers.append(self)
         self._bridges.start()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._spans.watcher = None
+        self._spans.watchers.remove(self)
         self._bridges.stop()
         for span in list(self._own):
             self._leave(span)

@@ -29,7 +29,7 @@ from pytest_perfguard.probes.sql_ledger import (
     compare,
     hashes_by_identity,
 )
-from pytest_perfguard.spans import Clock, OpenSpan, Spans
+from pytest_perfguard.spans import PLANNED, Clock, OpenSpan, Spans
 from pytest_perfguard.units import shown
 
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ class SqlProbe:
             tally.fix = fix(found, cause, entity)
             if cause is not None:
                 tally.facts["cause"] = cause.how
-            if span.explain and kind in (Kind.READ, Kind.WRITE):
+            if PLANNED in span.wanted and kind in (Kind.READ, Kind.WRITE):
                 first = parameters[0] if context.executemany and parameters else parameters
                 _explain(span, tally, statement, first, context, found)
         return known

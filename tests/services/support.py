@@ -293,8 +293,7 @@ def place(tally: Tally) -> str:
 @contextmanager
 def explained(recorder: Recorder) -> Iterator[Measurement]:
     """Measure a block in which databases are asked for their plans."""
-    opened = recorder.open("explained", "block")
-    opened.explain = True
+    opened = recorder.open("explained", "block", asked=frozenset({"sql_full_scans"}))
     measured = Measurement(recorder, opened)
     try:
         yield measured

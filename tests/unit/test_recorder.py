@@ -264,15 +264,12 @@ def test_times_of_a_time_line_count_from_the_outermost_span(recorder: Recorder) 
 
 
 def test_plans_are_asked_for_in_all_that_is_inside(recorder: Recorder) -> None:
-    with recorder.measure("outer") as outer:
-        span = recorder.innermost()
-        assert span is not None
-        span.explain = True
-        with recorder.measure("inner") as inner:
-            pass
-    assert outer.span is not None
+    opened = recorder.open("outer", "block", asked=frozenset({"sql_full_scans"}))
+    with recorder.measure("inner") as inner:
+        pass
+    outer = recorder.close(opened)
     assert inner.span is not None
-    assert outer.span.probes == inner.span.probes == ("sql", "plans")
+    assert outer.probes == inner.span.probes == ("sql", "plans")
 
 
 # -- findings and waivers -----------------------------------------------------------------------
