@@ -32,6 +32,10 @@ class CacheError(PerfguardError, TypeError):
     """A cache cannot be watched, or a call cannot be compared with itself."""
 
 
+class GrowthError(PerfguardError, ValueError):
+    """Growth cannot be judged as it was asked for."""
+
+
 class TimingError(PerfguardError, ValueError):
     """A timing cannot be made as it was asked for, or says too little."""
 

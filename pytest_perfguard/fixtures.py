@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from types import FrameType, TracebackType
@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pytest_perfguard.budgets import Budget, read_limits, requested
 from pytest_perfguard.contracts import ColdWarm, cold_warm, stampede
-from pytest_perfguard.errors import CacheError, LimitError
+from pytest_perfguard.endpoint_growth import scales_endpoints, walk
+from pytest_perfguard.errors import CacheError, GrowthError, LimitError
 from pytest_perfguard.jobs import Job, Steps
 from pytest_perfguard.probes.cache import Watch
 from pytest_perfguard.probes.cache_counters import counter_of
 from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
 from pytest_perfguard.recorder import Measurement
 from pytest_perfguard.rounds import Http, Timed, name_of, timed
+from pytest_perfguard.scaling import CPU, SIZES, Scaled, read_contract, scales
 from pytest_perfguard.spans import OpenSpan
 from pytest_perfguard.units import Unit, parse, shown
 
@@ -241,6 +243,126 @@ class Perf:
         steps = stampede(job, call, concurrency=calls, flush=flush, limit=budget.limit)
         result: Measurement | Awaitable[Measurement] = job.run(steps)
         return result
+
+    @overload
+    def scales(  # type: ignore[overload-overlap] # what can be awaited is an object too
+        self,
+        populate: Callable[[int], object],
+        run: Callable[[], Awaitable[object]],
+        *,
+        sizes: Sequence[int] = SIZES,
+        flush: Callable[[], object] | None = None,
+        session: object = None,
+        **limits: str,
+    ) -> Awaitable[Scaled]: ...
+    @overload
+    def scales(
+        self,
+        populate: Callable[[int], object],
+        run: Callable[[], object],
+        *,
+        sizes: Sequence[int] = SIZES,
+        flush: Callable[[], object] | None = None,
+        session: object = None,
+        **limits: str,
+    ) -> Scaled: ...
+    def scales(
+        self,
+        populate: Callable[[int], object],
+        run: Callable[[], object],
+        *,
+        sizes: Sequence[int] = SIZES,
+        flush: Callable[[], object] | None = None,
+        session: object = None,
+        **limits: str,
+    ) -> Scaled | Awaitable[Scaled]:
+        """Call with more and more data, and judge how what the call costs grows.
+
+        At each size the data is made, the call is made once to warm up, and once measured. Counts
+        must not grow with the data; rows and bytes may grow as it does. Await it where ``run`` or
+        ``populate`` is asynchronous.
+
+        Args:
+            populate: brings the data to the size that it is given, which rises from call to call;
+                with ``session``, makes as much as it is given, as factories do.
+            run: what is measured; it has to do or to return more when there is more.
+            sizes: two or more of them; three or more for other limits than ``O(1)``, five or more
+                for ``cpu_time``, with the largest at least eight times the smallest.
+            flush: empties caches before the measured call.
+            session: a session of SQLAlchemy that the data is made with. What was made is rolled
+                back to a savepoint after each size, and forgotten before each call, so that
+                objects that the session holds save no statement.
+            limits: how fast a metric may grow, as in ``sql_rows="O(1)"`` or
+                ``cpu_time="O(n log n)"``: ``O(1)``, ``O(log n)``, ``O(n)``, ``O(n log n)`` or
+                ``O(n^2)``. Time is only judged where it is asked for, and only where the
+                measurement leaves no doubt.
+
+        Returns:
+            The measurements: ``scaled["sql_queries"]`` gives a metric's values by size, and
+            printing it shows all of them as a table.
+
+        Raises:
+            GrowthError: if a limit or the sizes make no sense; all mistakes at once.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.scales")
+        job = self._job(where, populate=populate, run=run, flush=flush)
+        contract = read_contract(sizes, limits, where)
+        steps = scales(job, populate, run, contract, flush=flush, session=session)
+        result: Scaled | Awaitable[Scaled] = job.run(steps)
+        return result
+
+    def scales_endpoints(
+        self,
+        app: Any,
+        populate: Callable[[int], object],
+        *,
+        sizes: Sequence[int] = SIZES,
+        urls: Mapping[str, str] | None = None,
+        skip: Sequence[str] = (),
+        client: Any = None,
+        flush: Callable[[], object] | None = None,
+        session: object = None,
+        **limits: str,
+    ) -> Any:
+        """Ask for every GET route of an application with more and more data.
+
+        Each endpoint is judged as :meth:`scales` judges a call; those that need more than their
+        path, or refuse to answer, are listed as not judged. Await it where ``client`` or
+        ``populate`` is asynchronous.
+
+        Args:
+            app: of FastAPI or Starlette.
+            populate: as for :meth:`scales`.
+            sizes: of the data.
+            urls: what to ask for, by the path of a route, where its path is not enough:
+                ``{"/users/{id}": "/users/1", "/search": "/search?q=a"}``.
+            skip: paths of routes that are not asked for.
+            client: asks the application; by default a new ``TestClient``, which starts it.
+            flush: empties caches before each measured request.
+            session: as for :meth:`scales`.
+            limits: how fast a metric may grow.
+
+        Returns:
+            A :class:`ScaledEndpoints`: ``growing`` and ``judged`` endpoints, and as text a table
+            for each.
+
+        Raises:
+            GrowthError: if there is nothing to walk, a route answers with a server error, or a
+                limit, a size or a path makes no sense.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.scales_endpoints")
+        job = self._job(where, populate=populate, flush=flush)
+        contract = read_contract(sizes, limits, where)
+        if contract.cpu is not None:
+            raise GrowthError(f"{where}: {CPU} is judged by perf.scales, for one call")
+        endpoints = walk(job, app, urls or {}, skip)
+        steps = scales_endpoints(
+            job, endpoints, populate, contract,
+            app=app, client=client, flush=flush, session=session,
+        )  # fmt: skip
+        return job.run(steps)
 
     def http(self, client: Any) -> Http:
         """Measure the requests of a client one by one, and time them.

@@ -157,7 +157,10 @@ class Guard:
             or self.rules.endpoints
             or bool(marks or budgets)
             or compared
-            or any(item.get_closest_marker(name) for name in ("performance", "perf_profile"))
+            or any(
+                item.get_closest_marker(name)
+                for name in ("performance", "perf_profile", "perf_scales")
+            )
             or "perf" in getattr(item, "fixturenames", ())
         )
         if not wanted:
@@ -172,13 +175,13 @@ class Guard:
                     for budget in self._read_mark(item, node, mark, mistakes):
                         budgets[budget.metric.name] = budget
                 case "perf_baseline":
-                    where = self._where(item, node, mark.name)
+                    where = self.where(item, node, mark.name)
                     tolerances |= read_tolerances(
                         mark.args, mark.kwargs, where, mistakes, times=self.stores_times
                     )
                 case _:
                     told = ("reason", mark.kwargs["reason"]) if "reason" in mark.kwargs else ()
-                    where = self._where(item, node, mark.name, *told)
+                    where = self.where(item, node, mark.name, *told)
                     place = where.removeprefix(f"{mark.name}, ")
                     # One on the test takes the place of one on its class.
                     found = read_waiver(mark.args, mark.kwargs, place, mistakes)
@@ -208,17 +211,17 @@ class Guard:
         mistakes: list[str],
     ) -> Iterable[Budget]:
         if mark.args:
-            where = self._where(item, node, mark.name)
+            where = self.where(item, node, mark.name)
             given = ", ".join(map(shown, mark.args))
             mistakes.append(f"{where}: takes keywords only, as in sql_queries=3; got {given}")
         elif not mark.kwargs:
-            where = self._where(item, node, mark.name)
+            where = self.where(item, node, mark.name)
             mistakes.append(f"{where}: has no limit, as in sql_queries=3")
         for name, value in mark.kwargs.items():
-            where = self._where(item, node, mark.name, name, value)
+            where = self.where(item, node, mark.name, name, value)
             yield from read_limits({name: value}, where, mistakes)
 
-    def _where(
+    def where(
         self,
         item: pytest.Item,
         node: Node,
@@ -495,12 +498,15 @@ class Guard:
 
     def judge_block(self, item: pytest.Item, span: Span, budgets: Sequence[Budget]) -> None:
         """Judge a named block: with its test, or at once where there is no test to wait for."""
-        verdicts = judge(span, budgets, self.unproven)
+        self.note(item, span, judge(span, budgets, self.unproven))
+
+    def note(self, item: pytest.Item, span: Span, verdicts: Iterable[Verdict]) -> None:
+        """Add verdicts to those of a test, or fail by them where there is none to wait for."""
         plan = item.stash.get(PLAN, None)
         if plan is not None and plan.root is not None and not plan.root.closed:
             plan.verdicts += verdicts
         else:
-            _raise_breaches(Record(item.nodeid, "", span, verdicts=verdicts))
+            _raise_breaches(Record(item.nodeid, "", span, verdicts=tuple(verdicts)))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

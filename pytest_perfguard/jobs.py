@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import isawaitable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.budgets import Budget, requested
 from pytest_perfguard.errors import CacheError
-from pytest_perfguard.model import Site, Span
+from pytest_perfguard.model import Level, Site, Span, Verdict
 from pytest_perfguard.recorder import Measurement
 
 if TYPE_CHECKING:
@@ -35,10 +35,12 @@ class Job:
     guard: Guard
     item: pytest.Item
     where: str
-    frame: FrameType
+    frame: FrameType | None
 
     def site(self) -> Site | None:
-        """Return the line that asks for it."""
+        """Return the line that asks for it; None if that is a mark."""
+        if self.frame is None:
+            return None
         return self.guard.recorder.sites.site(self.frame, "")
 
     def run(self, steps: Steps, *, lazily: bool = False) -> Any:
@@ -81,12 +83,14 @@ class Job:
         finally:
             self.guard.expect(self.item, token, None)
 
-    def open(self, name: str, budgets: Iterable[Budget] = ()) -> Measurement:
+    def open(
+        self, name: str, budgets: Iterable[Budget] = (), asked: frozenset[str] = frozenset()
+    ) -> Measurement:
         """Open a block of its own."""
         recorder = self.guard.recorder
         recorder.start()
         span = recorder.open(
-            self.guard.block_name(self.item, name), "block", asked=requested(budgets)
+            self.guard.block_name(self.item, name), "block", asked=requested(budgets) | asked
         )
         return Measurement(recorder, span)
 
@@ -104,6 +108,20 @@ class Job:
     def judge(self, span: Span, budgets: Iterable[Budget]) -> None:
         """Judge a block together with its test."""
         self.guard.judge_block(self.item, span, self.guard.with_levels(self.item, budgets))
+
+    def note(self, span: Span, verdicts: Iterable[Verdict]) -> None:
+        """Add verdicts on a block to those of its test, with what each does in it."""
+        level = self.guard.rules.level
+        self.guard.note(
+            self.item,
+            span,
+            [
+                replace(verdict, level=level(self.item.nodeid, verdict.metric))
+                if verdict.level is Level.FAIL
+                else verdict
+                for verdict in verdicts
+            ],
+        )
 
     def mistake(self, text: str) -> None:
         """Note that the contract proves nothing, which fails the test."""

@@ -186,6 +186,7 @@ class Span(_Data):
         facts: what explains the value of a metric, in words, by the metric's name.
         timing: what its timed rounds took, as ``timing.Summary`` gives it; they are not part of
             ``seconds`` or of anything that is counted.
+        growth: what was measured with more and more data, by metric, as ``perf.scales`` gives it.
         timeline_dropped: operations that no longer fitted into ``timeline``.
     """
 
@@ -202,6 +203,7 @@ class Span(_Data):
     notes: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     timing: Mapping[str, Any] | None = None
+    growth: Mapping[str, Any] | None = None
     children: tuple[Span, ...] = ()
 
     def walk(self) -> Iterator[Span]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.guard import Guard
     from pytest_perfguard.profiles import Profiles
+    from pytest_perfguard.scale_marks import ScaleMarks
     from pytest_perfguard.suite import Suite
 
 _MARKERS = (
@@ -31,14 +32,16 @@ _MARKERS = (
     "perf_baseline(METRIC=TOLERANCE, ...): fail the test if it costs more than its baseline.",
     "perf_waive(METRIC, reason=..., until='YYYY-MM-DD', cap=..., url=...): tolerate a breach.",
     "perf_profile(rerun=True): run once more for a profile; rerun=False keeps the fixtures.",
+    "perf_scales(POPULATE, sizes=(2, 10, 50), METRIC='O(1)', ...): run with more and more data.",
     "performance: measure the test; perfguard gives it to every test that it measures.",
 )
 # Those that cannot be added any more once a test has begun, and those that can.
 _LIMITS = ("perf_budget", "perf_baseline", "perf_waive")
-_MEASURED = (*_LIMITS, "perf_profile", "performance")
+_MEASURED = (*_LIMITS, "perf_profile", "perf_scales", "performance")
 _GUARD = pytest.StashKey["Guard"]()
 _MISTAKES = pytest.StashKey[dict[str, tuple[str, ...]]]()
 _PROFILES = pytest.StashKey["Profiles"]()
+_SCALES = pytest.StashKey["ScaleMarks"]()
 _SUITE = pytest.StashKey["Suite"]()
 
 
@@ -98,6 +101,17 @@ def _ask_for_profile(config: pytest.Config, item: pytest.Item | None) -> None:
             profiles.asked(item)
 
 
+def _scales(config: pytest.Config) -> ScaleMarks:
+    """Return what makes contracts of marked tests, making it at first use."""
+    marks = config.stash.get(_SCALES, None)
+    if marks is None:
+        from pytest_perfguard.scale_marks import ScaleMarks  # noqa: PLC0415
+
+        marks = config.stash[_SCALES] = ScaleMarks(_guard(config))
+        config.pluginmanager.register(marks, "perfguard-scales")
+    return marks
+
+
 def _suite(config: pytest.Config) -> Suite:
     """Return what is known of the whole session, making it at first use."""
     suite = config.stash.get(_SUITE, None)
@@ -150,6 +164,10 @@ def _plan(config: pytest.Config, items: list[pytest.Item]) -> dict[str, tuple[st
         plan = guard.plan(item) if guard and (guard.has_rules or _is_measured(item)) else None
         if plan is not None and plan.mistakes:
             mistakes[item.nodeid] = plan.mistakes
+        if plan is not None and item.get_closest_marker("perf_scales") is not None:
+            problem = _scales(config).read(item)
+            if problem:
+                mistakes[item.nodeid] = (*plan.mistakes, problem)
         if plan is not None and item.get_closest_marker("perf_profile") is not None:
             try:
                 _ask_for_profile(config, item=None)

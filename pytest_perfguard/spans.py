@@ -9,7 +9,7 @@ process opened last and has not closed.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,9 +128,9 @@ class OpenSpan:
     """
 
     __slots__ = (
-        "asked", "children", "closed", "depth", "facts", "folded", "kind", "last", "ledgers",
-        "moments", "name", "notes", "on_miss", "origin", "owner", "parent", "peaks", "rest",
-        "started", "trace", "wanted",
+        "asked", "children", "closed", "depth", "facts", "folded", "growth", "kind", "last",
+        "ledgers", "moments", "name", "notes", "on_miss", "origin", "owner", "parent", "peaks",
+        "rest", "started", "trace", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +159,7 @@ class OpenSpan:
         self.peaks: dict[str, float] = {}
         self.notes: dict[str, None] = {}
         self.facts: dict[str, str] = {}
+        self.growth: Mapping[str, Any] | None = None
         self.children: list[Span] = []
         self.folded: Span | None = None
         # [label, count, seconds since the outermost span began, seconds it took]; whose is last
@@ -348,5 +349,6 @@ class Spans:
             ),
             notes=tuple(span.notes),
             facts=dict(span.facts),
+            growth=span.growth,
             children=tuple(span.children) + ((span.folded,) if span.folded else ()),
         )
