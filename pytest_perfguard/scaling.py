@@ -89,7 +89,8 @@ def read_contract(sizes: Sequence[int], limits: Mapping[str, object], where: str
     asked = {
         name: Limit(metric, GROWTHS["O(n)" if _is_amount(metric) else "O(1)"], is_default=True)
         for name, metric in METRICS.items()
-        if _is_judged(metric)
+        # Two sizes cannot tell a straight line from what rises faster.
+        if _is_judged(metric) and (not _is_amount(metric) or _can_be_told(sizes))
     }
     for name, value in limits.items():
         try:
@@ -137,6 +138,10 @@ def _too_few(name: str, growth: Growth, sizes: Sequence[int]) -> Iterator[str]:
         )
     elif not growth.is_constant and len(sizes) < FEWEST_SIZES:
         yield f"{name}: {growth.name} needs {FEWEST_SIZES} sizes to be told from a straight line"
+
+
+def _can_be_told(sizes: Any) -> bool:
+    return not isinstance(sizes, Sequence) or len(sizes) >= FEWEST_SIZES
 
 
 def _is_amount(metric: Metric) -> bool:

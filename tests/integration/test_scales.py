@@ -72,6 +72,7 @@ def test_what_grows_is_named_with_its_line_and_its_fix(
             perf.scales(populate, list_lazily, sizes=SIZES)
 
         def test_eager(perf):
+            empty()
             scaled = perf.scales(populate, list_eagerly, sizes=SIZES)
             assert scaled["sql_queries"] == (2, 2, 2)
             assert scaled["sql_rows"][-1] > scaled["sql_rows"][0]
@@ -449,9 +450,12 @@ def test_marked_coroutine_functions(
     [
         ("perf_scales()", "write the name of a fixture that gives populate(n)"),
         ("perf_scales('a', 'b')", "write the name of a fixture that gives populate(n)"),
-        ("perf_scales(len)", "populate is <built-in function len>, not the name of a fixture"),
+        (
+            "perf_scales(populate=len)",
+            "populate is <built-in function len>, not the name of a fixture",
+        ),
         ("perf_scales('make', sizes=(1,))", "sizes=(1,): two at least"),
-        ("perf_scales('make', sql_querys='O(1)')", "Did you mean 'sql_queries'?"),
+        ("perf_scales('make', sql_querys='O(1)')", "unknown metric 'sql_querys'. Did you mean"),
         ("perf_scales('make', flush=3)", "flush is 3, not the name of a fixture"),
     ],
 )
