@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_perfguard.errors import (
         BaselineError,
         CacheError,
+        GrowthError,
         LimitError,
         MetricError,
         MissingExtraError,
@@ -36,6 +37,7 @@ __all__ = [
     "METRICS",
     "BaselineError",
     "CacheError",
+    "GrowthError",
     "LimitError",
     "Measurement",
     "Metric",
