@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 import pickle
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import unwrap
 from itertools import count
 from typing import Any, Self, TypeVar
 
 import redis
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response, status
 from fastapi.concurrency import run_in_threadpool
+from prometheus_client import start_http_server
 from pydantic import TypeAdapter
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 from starlette.middleware.base import BaseHTTPMiddleware
@@ -26,17 +28,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sample_app.api import resources
 from sample_app.api.deps import (
+    Keyset,
+    KeysetFilters,
     ListFilters,
     Pagination,
     ReadSession,
+    ReadSessions,
     Resources,
+    WriteSession,
     pagination,
     resource_crud,
 )
 from sample_app.core.cache import Answer, Cache, CacheDependency, Entry, fake_server, row_name
 from sample_app.core.config import Settings
+from sample_app.core.database import Database, get_db
 from sample_app.core.metrics import Metrics
 from sample_app.core.middleware import MetricsMiddleware, route_template
+from sample_app.core.monitoring import Monitor
 from sample_app.core.traps import Traps
 from sample_app.crud.resource import (
     FILTER_FIELDS,
@@ -47,8 +55,12 @@ from sample_app.crud.resource import (
     serialize,
 )
 from sample_app.models import Resource
-from sample_app.schemas.common import MAX_PAGE_SIZE, Page, PaginationParams
-from sample_app.schemas.resource import ResourceRead
+from sample_app.schemas.common import MAX_PAGE_SIZE, KeysetPage, Page, PaginationParams
+from sample_app.schemas.resource import ResourceCreate, ResourceRead
+from sample_app.worker.high_priority import post
+from sample_app.worker.queue import Tasks
+from sample_app.worker.services import lent
+from sample_app.worker.tasks import process_data
 
 T = TypeVar("T")
 
@@ -61,6 +73,16 @@ def install(app: FastAPI, traps: Traps) -> None:
         app.add_middleware(Sluggish)
     if traps.enabled("session_in_key"):
         app.router.routes[:0] = keyed_by_session.routes
+    if traps.enabled("leaking_dict"):
+        app.router.routes[:0] = remembering.routes
+    if traps.enabled("leaked_session"):
+        app.dependency_overrides[get_db] = unclosed_db
+    if traps.enabled("sleep_in_loop"):
+        app.router.routes[:0] = sleeping.routes
+    if traps.enabled("task_per_row"):
+        app.state.tasks = TaskPerRow(app.state.tasks.services)
+    if traps.enabled("http_in_transaction"):
+        app.router.routes[:0] = hasty.routes
     if any(map(traps.enabled, ("lazy_owner", "lazy_related", "open_fields", "pickled_rows"))):
         crud = broken_resource_crud(traps)
         app.dependency_overrides[resource_crud] = lambda: crud
@@ -290,3 +312,98 @@ def left_out_indexes(traps: Traps) -> frozenset[str]:
     """``missing_index``: the listing by status and time has to read the whole table."""
     missing = traps.enabled("missing_index")
     return frozenset({"idx_resource_status_created"} if missing else ())
+
+
+def monitor_class(traps: Traps) -> type[Monitor]:
+    """Give what reads CPU and memory."""
+    return UnstoppableMonitor if traps.enabled("unstoppable_monitor") else Monitor
+
+
+class UnstoppableMonitor(Monitor):
+    """``unstoppable_monitor``: ``while True``, from a first reading that is 0.0 by definition.
+
+    And a server of its own for the metrics, in every process. (The guide's port is 8000; a free
+    one lets several of these run here.)
+    """
+
+    def __enter__(self) -> Self:
+        self.read()
+        start_http_server(0, "127.0.0.1", self._metrics.registry)
+        threading.Thread(target=self._watch, name="monitor", daemon=True).start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        pass
+
+
+remembering = APIRouter()
+_pages: dict[tuple[object, ...], KeysetPage[ResourceRead]] = {}
+
+
+@remembering.get("/api/resources/after")
+def list_and_remember(
+    db: ReadSession, crud: Resources, keyset: Keyset, filters: KeysetFilters
+) -> KeysetPage[ResourceRead]:
+    """``leaking_dict``: fast for who asks again, and never smaller."""
+    key = (keyset.after, keyset.page_size, keyset.sort_order, *filters.values())
+    if key not in _pages:
+        _pages[key] = resources.list_resources_after(db, crud, keyset, filters)
+    return _pages[key]
+
+
+_unclosed: list[Session] = []
+
+
+def unclosed_db(request: Request) -> Session:
+    """``leaked_session``: ``return`` instead of ``yield``: nobody can close it afterwards."""
+    database: Database = request.app.state.database
+    session = database.session()
+    _unclosed.append(session)
+    return session
+
+
+sleeping = APIRouter()
+
+
+@sleeping.get("/api/resources/{resource_id}")
+async def get_resource_later(
+    cache: CacheDependency, sessions: ReadSessions, crud: Resources, resource_id: int
+) -> ResourceRead:
+    """``sleep_in_loop``: it means to be nice to the database, and stops everybody."""
+    time.sleep(0.3)  # noqa: ASYNC251 - the trap
+    return await resources.get_resource(cache, sessions, crud, resource_id)
+
+
+class TaskPerRow(Tasks):
+    """``task_per_row``: a message, a session and a handful of statements for each."""
+
+    def process(self, ids: Sequence[int]) -> None:
+        """Have resources summarized one by one."""
+        with lent(self.services):
+            for id_ in ids:
+                process_data.delay(id_)
+
+
+hasty = APIRouter()
+
+
+@hasty.post("/api/resources", status_code=status.HTTP_201_CREATED)
+def create_and_tell(
+    request: Request,
+    cache: CacheDependency,
+    db: WriteSession,
+    crud: Resources,
+    data: ResourceCreate,
+) -> ResourceRead:
+    """``http_in_transaction``: rows stay locked for as long as somebody else takes to answer.
+
+    And who is told may look before it is there, or of what is then rolled back.
+    """
+    resource = crud.create(db, data)
+    settings: Settings = request.app.state.tasks.services.settings
+    if settings.webhook_url is not None:
+        content = {"id": resource.id, "name": resource.name}
+        post(settings.webhook_url, content, settings.webhook_timeout)
+    db.commit()
+    resources.forget(cache, resource)
+    return serialize(resource)

@@ -20,6 +20,8 @@ from sample_app.core.database import Database
 from sample_app.core.metrics import CONTENT_TYPE, Metrics
 from sample_app.crud.base import UnknownFieldError
 from sample_app.crud.resource import UnknownOwnerError
+from sample_app.worker.queue import Tasks
+from sample_app.worker.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
         # The client belongs to the event loop of the server, which runs by now.
         async with aclosing(broken.cache_class(settings.traps).from_settings(settings)) as cache:
             app.state.cache = cache
-            with metrics.watching(database.engine, lambda: cache.counters):
+            monitor = broken.monitor_class(settings.traps)(metrics, settings.monitor_interval)
+            with monitor, metrics.watching(database.engine, lambda: cache.counters):
                 yield
         if own:
             database.dispose()
@@ -48,6 +51,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     app = FastAPI(title="Sample app", lifespan=lifespan)
     app.state.database = database
     app.state.metrics = metrics
+    app.state.tasks = Tasks(Services(settings, database, metrics))
     app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM)
     # Added last, it is the outermost: compressing is part of the time.
     app.add_middleware(broken.metrics_middleware(settings.traps), metrics=metrics)

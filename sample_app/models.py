@@ -120,6 +120,18 @@ class Resource(Base):
     )
 
 
+class ResourceSummary(Base):
+    """What a background task has found out about a resource."""
+
+    __tablename__ = "resource_summaries"
+    __table_args__ = (UniqueConstraint("resource_id"),)
+
+    resource_id: Mapped[int] = mapped_column(ForeignKey("resources.id", ondelete="CASCADE"))
+    words: Mapped[int]
+    items: Mapped[int]
+    processed_at: Mapped[datetime] = mapped_column(UTCDateTime)
+
+
 class RelatedItem(Base):
     """One of the things that belong to a resource, in their order."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 from fastapi import Depends, Query, Request
 from sqlalchemy.orm import Session, sessionmaker
@@ -18,6 +18,7 @@ from sample_app.schemas.common import (
     PaginationParams,
     SortOrder,
 )
+from sample_app.worker.queue import Tasks
 
 # Closed before the response is sent: a slow client must not hold a pooled connection.
 ReadSession = Annotated[Session, Depends(get_db, scope="function")]
@@ -86,6 +87,12 @@ async def list_filters(
     return FilterParams(sort_by=sort_by, sort_order=sort_order, filters=filters)
 
 
+async def tasks(request: Request) -> Tasks:
+    """Give the queue of background tasks."""
+    return cast("Tasks", request.app.state.tasks)
+
+
+Queue = Annotated[Tasks, Depends(tasks)]
 Pagination = Annotated[PaginationParams, Depends(pagination)]
 Keyset = Annotated[KeysetParams, Depends(keyset)]
 ListFilters = Annotated[FilterParams, Depends(list_filters)]

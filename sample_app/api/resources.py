@@ -12,6 +12,7 @@ from sample_app.api.deps import (
     KeysetFilters,
     ListFilters,
     Pagination,
+    Queue,
     ReadSession,
     ReadSessions,
     Resources,
@@ -21,7 +22,13 @@ from sample_app.core.cache import Cache, CacheDependency, cache_response
 from sample_app.crud.resource import serialize
 from sample_app.models import Resource
 from sample_app.schemas.common import DbId, KeysetPage, Page
-from sample_app.schemas.resource import ResourceCreate, ResourceRead, ResourceUpdate
+from sample_app.schemas.resource import (
+    Queued,
+    ResourceCreate,
+    ResourceIds,
+    ResourceRead,
+    ResourceUpdate,
+)
 
 T = TypeVar("T")
 
@@ -82,13 +89,22 @@ async def get_resource(
 
 @router.post("", status_code=status.HTTP_201_CREATED)
 def create_resource(
-    cache: CacheDependency, db: WriteSession, crud: Resources, data: ResourceCreate
+    cache: CacheDependency, db: WriteSession, crud: Resources, queue: Queue, data: ResourceCreate
 ) -> ResourceRead:
-    """Add a resource."""
+    """Add a resource. What others are told of it, they are told once it is there to be found."""
     resource = crud.create(db, data)
     db.commit()
-    _forget(cache, resource)
+    forget(cache, resource)
+    queue.announce(resource.id)
     return serialize(resource)
+
+
+@router.post("/process", status_code=status.HTTP_202_ACCEPTED)
+def process_resources(queue: Queue, data: ResourceIds) -> Queued:
+    """Have resources summarized in the background. Those that are not there are passed over."""
+    ids = list(dict.fromkeys(data.ids))
+    queue.process(ids)
+    return Queued(queued=len(ids))
 
 
 @router.put("/{resource_id}")
@@ -102,11 +118,11 @@ def update_resource(
     """Change a resource."""
     resource = crud.update(db, _found(crud.get_with_relations(db, resource_id)), data)
     db.commit()
-    _forget(cache, resource)
+    forget(cache, resource)
     return serialize(resource)
 
 
-def _forget(cache: Cache, resource: Resource) -> None:
+def forget(cache: Cache, resource: Resource) -> None:
     """Make the write seen by the next reader. A new row, too, may be cached: as not there."""
     from_thread.run(cache.invalidate, Resource.__name__, resource.id)
 

@@ -30,6 +30,18 @@ class Settings(BaseSettings):
     """Seconds to wait for Redis: loading without the cache takes less than waiting for it."""
     cache_prefix: str = Field(default="sample_app-", pattern=r"^[\w.:-]+$")
     """How the keys begin; others may use the same server."""
+    broker_url: str | None = None
+    """Where tasks wait for a worker; without it they run at once, where they are asked for."""
+    queue_prefix: str = Field(default="", pattern=r"^[\w.:-]*$")
+    """How the names of the queues begin; others may use the same broker."""
+    result_backend: str | None = None
+    """Where workers leave results, for who asks; nobody in the service does."""
+    webhook_url: str | None = None
+    """What is told of each new resource; without it, nobody is."""
+    webhook_timeout: float = Field(default=2.0, gt=0)
+    """Seconds to wait for an answer."""
+    monitor_interval: float = Field(default=5.0, ge=0)
+    """Seconds between two readings of what the process uses; 0 for none."""
     profiling: bool = False
     """Log a profile of each call of what is decorated so; for development, it slows them down."""
     traps: Annotated[Traps, NoDecode, BeforeValidator(_traps)] = Traps()

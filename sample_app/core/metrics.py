@@ -4,17 +4,19 @@ Each application has a registry of its own, so several in one process, as in tes
 What somebody else counts already is read when it is asked for: the cache's hits and misses, the
 connections that are in use. CPU time and memory come as ``process_cpu_seconds_total`` and
 ``process_resident_memory_bytes``, which every Prometheus client calls so: a percentage of the CPU
-is a rate over whatever time the one who asks is interested in.
+is a rate over whatever time the one who asks is interested in. For who only looks at the page,
+:mod:`sample_app.core.monitoring` sets two gauges every few seconds.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -49,6 +51,44 @@ class Metrics:
         # Its number goes up and down, and names that end in _total are those of counters.
         self.db_connections = Gauge(
             "db_connections", "Database connections that are in use.", registry=self.registry
+        )
+        self.task_duration = Histogram(
+            "task_duration_seconds",
+            "Duration in seconds of the try that ended a background task.",
+            ("task_type",),
+            registry=self.registry,
+        )
+        self.task_success = Counter(
+            "task_success",
+            "Background tasks that did their work.",
+            ("task_type",),
+            registry=self.registry,
+        )
+        self.task_failure = Counter(
+            "task_failure",
+            "Background tasks that were given up, by the class of their last error.",
+            ("task_type", "error_type"),
+            registry=self.registry,
+        )
+        self.task_retries = Counter(
+            "task_retries",
+            "Tries of background tasks that were repeated, by the class of their error.",
+            ("task_type", "error_type"),
+            registry=self.registry,
+        )
+        self.cpu_usage = _unknown(
+            Gauge(
+                "cpu_usage_percent",
+                "Share of one core that this process used since the reading before.",
+                registry=self.registry,
+            )
+        )
+        self.memory_usage = _unknown(
+            Gauge(
+                "memory_usage_bytes",
+                "Memory that this process held at the last reading.",
+                registry=self.registry,
+            )
         )
         ProcessCollector(registry=self.registry)
 
@@ -91,6 +131,33 @@ class Metrics:
             first = statement.split(None, 1)[0].lower() if statement else ""
             query_type = first if first in _QUERY_TYPES else "other"
             self.db_query_duration.labels(query_type).observe(time.perf_counter() - started)
+
+
+class TaskObserver:
+    """Notes how background tasks end."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def succeeded(self, task: str, seconds: float) -> None:
+        """Count a task that did its work."""
+        self._metrics.task_duration.labels(task).observe(seconds)
+        self._metrics.task_success.labels(task).inc()
+
+    def failed(self, task: str, seconds: float, error: str) -> None:
+        """Count a task that was given up."""
+        self._metrics.task_duration.labels(task).observe(seconds)
+        self._metrics.task_failure.labels(task, error).inc()
+
+    def repeated(self, task: str, seconds: float, error: str) -> None:  # noqa: ARG002 - of a try
+        """Count a try that is to be repeated: the task has not ended."""
+        self._metrics.task_retries.labels(task, error).inc()
+
+
+def _unknown(gauge: Gauge) -> Gauge:
+    """Let a gauge say that it has not been read yet; 0 would be an answer."""
+    gauge.set(math.nan)
+    return gauge
 
 
 def _start(*arguments: Any) -> None:

@@ -28,6 +28,13 @@ KNOWN: Final = MappingProxyType(
         "raw_path_labels": "request metrics are labelled by path: a time series for every id",
         "base_http_middleware": "a BaseHTTPMiddleware, a task a request, misses what raises",
         "mean_hides_outlier": "one request in sixteen waits: the mean does not show it",
+        "task_metrics_per_try": "each try of a task is counted as a task that failed",
+        "unstoppable_monitor": "the monitor's thread goes on for ever, and begins with 0 % CPU",
+        "leaking_dict": "pages are remembered in a dict that nothing is ever taken out of",
+        "leaked_session": "a listing's session is never closed, nor its connection given back",
+        "sleep_in_loop": "an async endpoint waits with time.sleep, and everybody else with it",
+        "task_per_row": "a message is published for each resource instead of one for all",
+        "http_in_transaction": "the webhook is called before the transaction is committed",
     }
 )
 """Every trap by name, with what it breaks in one line."""

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sample_app.models import ResourceStatus
-from sample_app.schemas.common import DbId
+from sample_app.schemas.common import MAX_PAGE_SIZE, DbId
 
 # PostgreSQL stores no NUL character in text: refuse it here, not with a server error there.
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
@@ -79,3 +79,17 @@ class ResourceUpdate(BaseModel):
             msg = "may be left out, but not be null"
             raise ValueError(msg)
         return value
+
+
+class ResourceIds(BaseModel):
+    """Resources that something is to be done with, as many as fit on a page."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[DbId] = Field(min_length=1, max_length=MAX_PAGE_SIZE)
+
+
+class Queued(BaseModel):
+    """How much work has been put into the queue."""
+
+    queued: int
