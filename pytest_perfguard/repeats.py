@@ -14,10 +14,11 @@ looks at, in which caches are filled; then memory is read after a garbage collec
 
 What is traced counts as growth where both the whole line and its later half rise for certain (99 %)
 and it is :data:`LEAST_TRACED` bytes a call or more. A cache that gets full in the middle stops to
-rise. Otherwise resident memory does, where it rises for certain by more than
-:data:`LEAST_RESIDENT` bytes a call, a page, in the whole and in the later half: that is a leak of
-native memory. Otherwise the growth is 0. Both least values are ours: less cannot be told from
-tables that grow with the process and from what an allocator keeps for later.
+rise. Resident memory counts instead where the whole and the later half of it rise for certain by
+more than :data:`LEAST_RESIDENT` bytes a call, a page, and by more than twice of what is traced: that
+is a leak of native memory, as a rule beside a small object of Python's that holds it. Otherwise the
+growth is 0. The least values are ours: less cannot be told from tables that grow with the process
+and from what an allocator keeps for later.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ FEWEST_CALLS = 20
 # Bytes a call: a small object is that large, and a page.
 LEAST_TRACED = 64
 LEAST_RESIDENT = 4096
+# How many times as much as what is traced grows in the process before most of it is native: what
+# Python allocates takes some more, for the allocator's own sake.
+_APART = 2
 # Frames that are kept of each allocation: the user's line lies behind those of libraries.
 _FRAMES = 16
 # Calls that are made where only their profile is wanted.
@@ -208,25 +212,43 @@ def _pass(
 ) -> Steps:
     """Call ``warmup`` times, then ``times`` more with readings in between; return these."""
     readings = _Readings()
-    for _ in range(warmup):
-        yield call()
-    gc.collect()
-    if traced is not None:
-        traced.begin()
+    with _quick_collections():
+        for _ in range(warmup):
+            yield call()
         gc.collect()
-    readings.add(0, now())
-    due = 1
-    for number in range(1, times + 1):
         if traced is not None:
-            traced.before()
-        yield call()
-        if traced is not None:
-            traced.after()
-        if number * CHECKPOINTS >= due * times:
-            due = number * CHECKPOINTS // times + 1
+            traced.begin()
             gc.collect()
-            readings.add(number, now())
+        readings.add(0, now())
+        due = 1
+        for number in range(1, times + 1):
+            if traced is not None:
+                traced.before()
+            yield call()
+            if traced is not None:
+                traced.after()
+            if number * CHECKPOINTS >= due * times:
+                due = number * CHECKPOINTS // times + 1
+                gc.collect()
+                readings.add(number, now())
     return readings
+
+
+@contextmanager
+def _quick_collections() -> Iterator[None]:
+    """Let collections pass over all that there is already: it takes a tenth of a second to look at.
+
+    What the calls for the caches make is not there yet. Where somebody has frozen objects, they
+    stay as they are, and collections are slow.
+    """
+    is_ours = not gc.get_freeze_count()
+    if is_ours:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if is_ours:
+            gc.unfreeze()
 
 
 class _Traced:
@@ -343,11 +365,12 @@ def _no_growth() -> _Readings:
 def _judge(traced: _Readings, resident: _Readings) -> Growth:
     """Return the growth, by what is traced or else by what is resident."""
     inside, outside = traced.slope(), resident.slope()
-    if traced.least() > 0 and inside.slope >= LEAST_TRACED:
-        return Growth(inside.slope, inside.low, inside.high, "traced", inside, outside)
-    if resident.least() > LEAST_RESIDENT:
+    is_traced = traced.least() > 0 and inside.slope >= LEAST_TRACED
+    least = max(LEAST_RESIDENT, _APART * inside.high if is_traced else 0)
+    if resident.least() > least:
         return Growth(outside.slope, outside.low, outside.high, "resident", inside, outside)
-    return Growth(0.0, inside.low, inside.high, "traced", inside, outside)
+    slope = inside.slope if is_traced else 0.0
+    return Growth(slope, inside.low, inside.high, "traced", inside, outside)
 
 
 def _facts(

@@ -98,8 +98,6 @@ class LoopProbe:
         # Budgets of endpoints are held by the test around them.
         asked = span.wanted if span.kind == "request" else span.asked
         if METRIC in asked and self._watchdog is not None:
-            if self._watchdog.is_foreign:
-                self._watchdog = _Watchdog(self._watchdog.spans)
             self._watchdog.begin(span)
 
     def closed(self, span: OpenSpan) -> None:
@@ -161,6 +159,10 @@ class _Watchdog:
 
     def __init__(self, spans: Spans) -> None:
         self.spans = spans
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget all; a child of the process has neither the thread nor the loops."""
         self._pid = os.getpid()
         # A destructor that runs in the middle of anything here may close a span.
         self._lock = threading.RLock()
@@ -182,6 +184,8 @@ class _Watchdog:
 
     def begin(self, span: OpenSpan) -> None:
         """Watch for a span too."""
+        if self.is_foreign:
+            self._begin_anew()
         with self._lock:
             self._watched[span] = _Watched()
             self.learn()
@@ -214,7 +218,6 @@ class _Watchdog:
     def end(self, span: OpenSpan) -> None:
         """Write what was seen into the span; with the last one the thread ends."""
         if self.is_foreign:
-            span.facts[METRIC] = "the span was closed in another process than it was opened in"
             return
         self.note(span)
         with self._lock:
@@ -242,8 +245,7 @@ class _Watchdog:
             try:
                 return original(loop, *args, **kwargs)
             finally:
-                if running is not None:
-                    self._leave(running)
+                self._leave(running)
 
         return run_forever
 
@@ -263,9 +265,9 @@ class _Watchdog:
 
         return call
 
-    def _enter(self, loop: Any) -> _Running | None:
+    def _enter(self, loop: Any) -> _Running:
         if self.is_foreign:
-            return None
+            self._begin_anew()
         with self._lock:
             running = self._running[loop] = _Running(loop, is_entered=True)
             if self._watched and self._thread is not None:
