@@ -15,9 +15,9 @@ looks at, in which caches are filled; then memory is read after a garbage collec
 What is traced counts as growth where both the whole line and its later half rise for certain (99 %)
 and it is :data:`LEAST_TRACED` bytes a call or more. A cache that gets full in the middle stops to
 rise. Resident memory counts instead where the whole and the later half of it rise for certain by
-more than :data:`LEAST_RESIDENT` bytes a call, a page, and by more than twice of what is traced: that
-is a leak of native memory, as a rule beside a small object of Python's that holds it. Otherwise the
-growth is 0. The least values are ours: less cannot be told from tables that grow with the process
+more than :data:`LEAST_RESIDENT` bytes a call, a page, and by more than twice of what is traced:
+that is a leak of native memory, as a rule beside a small object of Python's that holds it.
+Otherwise the growth is 0. The least values are ours: less cannot be told from tables that grow with the process
 and from what an allocator keeps for later.
 """
 

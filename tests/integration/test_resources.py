@@ -238,10 +238,13 @@ def test_a_request_that_holds_the_loop_is_named_with_its_line(
         @pytest.mark.perf_budget(loop_stall="150ms")
         def test_rounds(perf, entered):
             perf.http(entered).get("/held", rounds=1, warmup=0)
+        """,
+        test_none="""
+        import pytest
 
         @pytest.mark.perf_budget(loop_stall="150ms")
         def test_nothing(): ...
-        """
+        """,
     )
 
     result = run("--perfguard-json=run.json")
@@ -256,7 +259,11 @@ def test_a_request_that_holds_the_loop_is_named_with_its_line(
             "    at api.py:10 in ask_somebody",
             "       from api.py:15 in held",
             "    fix: await it, *await asyncio.to_thread(...)",
-            "  loop_stall  unproven (limit 150 ms)   perf_budget, test_loop.py:24",
+        ]
+    )
+    result.stdout.fnmatch_lines(
+        [
+            "  loop_stall  unproven (limit 150 ms)   perf_budget, test_none.py:3",
             "      no running event loop was seen in test_nothing",
         ]
     )
