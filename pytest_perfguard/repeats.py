@@ -17,8 +17,8 @@ and it is :data:`LEAST_TRACED` bytes a call or more. A cache that gets full in t
 rise. Resident memory counts instead where the whole and the later half of it rise for certain by
 more than :data:`LEAST_RESIDENT` bytes a call, a page, and by more than twice of what is traced:
 that is a leak of native memory, as a rule beside a small object of Python's that holds it.
-Otherwise the growth is 0. The least values are ours: less cannot be told from tables that grow with the process
-and from what an allocator keeps for later.
+Otherwise the growth is 0. The least values are ours: less cannot be told from tables that grow with
+the process and from what an allocator keeps for later.
 """
 
 from __future__ import annotations

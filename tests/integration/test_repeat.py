@@ -117,12 +117,7 @@ def test_a_leak_is_named_with_its_size_its_line_and_the_fix(
         ]
     )
     result.stdout.fnmatch_lines(
-        [
-            "perfguard: 1 of 1 budget exceeded in through_a_library",
-            "*",
-            "*",
-            "    at leaky.py:17, *",
-        ]
+        ["perfguard: 1 of 1 budget exceeded in through_a_library", "    at leaky.py:17, *"]
     )
     found = records()
     assert found["test_leaks"].metrics["memory_growth"] == pytest.approx(10 * KIB, abs=2 * KIB)
