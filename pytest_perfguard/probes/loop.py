@@ -19,7 +19,7 @@ import sys
 import threading
 from asyncio.base_events import BaseEventLoop
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from pytest_perfguard.spans import Clock
 from pytest_perfguard.units import Unit, show
 
 if TYPE_CHECKING:
-    from pytest_perfguard.model import Site
+    from pytest_perfguard.model import Site, Tally
     from pytest_perfguard.spans import OpenSpan, Spans
 
 METRIC = "loop_stall"
@@ -60,7 +60,6 @@ class LoopProbe:
         if self._spans is None:
             self._spans = spans
             spans.watchers.append(self)
-            spans.readings.append(self._read)
             if self._watchdog is None:
                 self._watchdog = _Watchdog(spans)
             self._watchdog.resume()
@@ -81,7 +80,6 @@ class LoopProbe:
         """Put the original methods back, where our wrappers are in their place; end the thread."""
         if self._spans is not None:
             self._spans.watchers.remove(self)
-            self._spans.readings.remove(self._read)
             self._spans = None
         while self._wrapped:
             owner, method, original, wrapper = self._wrapped.pop()
@@ -95,25 +93,33 @@ class LoopProbe:
 
     def opened(self, span: OpenSpan) -> None:
         """Begin to watch for a span that asked for it."""
-        # Budgets of endpoints are held by the test around them.
-        asked = span.wanted if span.kind == "request" else span.asked
-        if METRIC in asked and self._watchdog is not None:
+        if METRIC in span.asked and self._watchdog is not None:
             self._watchdog.begin(span)
+            span.ledgers[self.name] = _Readings(span, self._watchdog)
 
     def closed(self, span: OpenSpan) -> None:
         """Note how long the loops stood still at most."""
         if self._watchdog is not None and span in self._watchdog:
             self._watchdog.end(span)
 
-    def _read(self, span: OpenSpan | None) -> None:
-        """Note what has been seen so far."""
-        if self._watchdog is not None and span is not None and span in self._watchdog:
-            self._watchdog.note(span)
-
 
 def _loaded(module: str, name: str) -> type | None:
     found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) else None
+
+
+class _Readings:
+    """What is known of a span while it is open; the span itself takes it up."""
+
+    def __init__(self, span: OpenSpan, watchdog: _Watchdog) -> None:
+        self._span = span
+        self._watchdog = watchdog
+
+    def tallies(self) -> Iterable[Tally]:
+        """Take a reading where the span is still open; its level says it all."""
+        if self._span in self._watchdog:
+            self._watchdog.note(self._span)
+        return ()
 
 
 class _Running:
@@ -192,7 +198,7 @@ class _Watchdog:
             for running in list(self._running.values()):
                 if running.posted is None:
                     self._post(running)
-        self._run()
+            self._run()
 
     def note(self, span: OpenSpan) -> None:
         """Write what has been seen so far into the span."""
@@ -222,9 +228,9 @@ class _Watchdog:
         self.note(span)
         with self._lock:
             del self._watched[span]
-            is_last = not self._watched
-        if is_last:
-            self.rest()
+            thread = None if self._watched else self._halted()
+        if thread is not None:
+            thread.join()
 
     # -- loops -----------------------------------------------------------------------------
 
@@ -328,14 +334,21 @@ class _Watchdog:
         if self.is_foreign:
             return
         with self._lock:
-            thread, self._thread = self._thread, None
-            self._halt.set()
-            # What was posted before is not waited for: nobody looks at it any more.
-            for running in self._running.values():
-                self._ended(running)
-            self._sites.clear()
+            thread = self._halted()
         if thread is not None:
             thread.join()
+
+    def _halted(self) -> threading.Thread | None:
+        """Tell the thread to end; it has to be joined without the lock, which it may wait for."""
+        self._halt.set()
+        thread, self._thread = self._thread, None
+        # What was posted before is not waited for: nobody looks at it any more.
+        for running in self._running.values():
+            self._ended(running)
+        # Of the others nobody would learn when they end.
+        self._running = {loop: run for loop, run in self._running.items() if run.is_entered}
+        self._sites.clear()
+        return thread
 
     def resume(self) -> None:
         """Watch again, for the spans that are still open."""
@@ -343,18 +356,17 @@ class _Watchdog:
             return
         with self._lock:
             self._watched = {s: seen for s, seen in self._watched.items() if not s.closed}
-            self.learn()
-        if self._watched:
-            self._run()
+            if self._watched:
+                self.learn()
+                self._run()
 
     def _run(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._halt = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._watch, args=(self._halt,), name="perfguard-loop", daemon=True
-                )
-                self._thread.start()
+        if self._thread is None:
+            self._halt = threading.Event()
+            self._thread = threading.Thread(
+                target=self._watch, args=(self._halt,), name="perfguard-loop", daemon=True
+            )
+            self._thread.start()
 
     def _watch(self, halt: threading.Event) -> None:
         while not halt.wait(PERIOD):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from pytest_perfguard.errors import MissingExtraError
@@ -44,13 +44,13 @@ class ProcessProbe:
     def __init__(self) -> None:
         self._spans: Spans | None = None
         self._sampler: _Sampler | None = None
+        self._lock = threading.Lock()
 
     def start(self, spans: Spans) -> None:
         """Watch the spans; look at memory again for those that asked for it and are still open."""
         if self._spans is None:
             self._spans = spans
             spans.watchers.append(self)
-            spans.readings.append(self._read)
             if self._sampler is not None:
                 self._sampler.resume()
 
@@ -58,14 +58,13 @@ class ProcessProbe:
         """Watch no more spans, and end the thread."""
         if self._spans is not None:
             self._spans.watchers.remove(self)
-            self._spans.readings.remove(self._read)
             self._spans = None
         if self._sampler is not None:
             self._sampler.rest()
 
     def opened(self, span: OpenSpan) -> None:
         """Begin to measure a span."""
-        usage = _Usage(_asked(span))
+        usage = _Usage(span, MEMORY & span.asked, self._take)
         if usage.asked:
             self._begin(span, usage)
         span.ledgers[self.name] = usage
@@ -76,8 +75,8 @@ class ProcessProbe:
         usage = span.ledgers.get(self.name)
         if usage is None:
             return
-        self._read(span)
-        usage.ended = True
+        self._take_time(span, usage)
+        usage.span = None
         if "cpu_percent" not in span.peaks and span.kind != "request":
             span.facts["cpu_percent"] = (
                 f"{span.name} took less than {show(SHORTEST, Unit.SECONDS)}, too short for a share "
@@ -86,19 +85,20 @@ class ProcessProbe:
         if self._sampler is not None and span in self._sampler:
             self._end(span, usage)
 
-    def _read(self, span: OpenSpan | None) -> None:
-        """Note what a span has used so far."""
-        usage = None if span is None else span.ledgers.get(self.name)
-        if span is None or usage is None or usage.ended:
-            return
+    def _take(self, span: OpenSpan, usage: _Usage) -> None:
+        """Note what an open span has used so far."""
+        self._take_time(span, usage)
+        sampling = self._sampler.look(span) if self._sampler is not None else None
+        if sampling is not None:
+            _note(span, usage, sampling)
+
+    @staticmethod
+    def _take_time(span: OpenSpan, usage: _Usage) -> None:
         cpu = max(0, Clock.cpu() - usage.cpu) * _NANO
         wall = Clock.now() - usage.wall
         span.level("cpu_time", cpu)
         if wall >= SHORTEST:
             span.peaks["cpu_percent"] = cpu / wall
-        sampling = self._sampler.look(span) if self._sampler is not None else None
-        if sampling is not None:
-            _note(span, usage, sampling)
 
     def _begin(self, span: OpenSpan, usage: _Usage) -> None:
         if "memory_growth" in usage.asked and span.kind == "request":
@@ -108,7 +108,10 @@ class ProcessProbe:
             )
             usage.asked -= {"memory_growth"}
         try:
-            sampler = self._sampler = self._sampler or _Sampler()
+            sampler = self._sampler
+            if sampler is None:
+                with self._lock:
+                    sampler = self._sampler = self._sampler or _Sampler()
         except MissingExtraError as error:
             span.facts.update(dict.fromkeys(usage.asked, str(error)))
             usage.asked = frozenset()
@@ -145,18 +148,30 @@ class ProcessProbe:
 
 
 class _Usage:
-    """What one span has been measured from; the span itself takes up the results."""
+    """What one span has been measured from; the span itself takes up the results.
 
-    __slots__ = ("asked", "cpu", "ended", "wall")
+    Attributes:
+        span: None once it has been closed.
+    """
 
-    def __init__(self, asked: frozenset[str]) -> None:
+    __slots__ = ("_take", "asked", "cpu", "span", "wall")
+
+    def __init__(
+        self,
+        span: OpenSpan,
+        asked: frozenset[str],
+        take: Callable[[OpenSpan, _Usage], None],
+    ) -> None:
+        self.span: OpenSpan | None = span
         self.asked = asked
         self.wall = 0.0
         self.cpu = 0
-        self.ended = False
+        self._take = take
 
     def tallies(self) -> Iterable[Tally]:
-        """Return nothing: levels say it all."""
+        """Take a reading where the span is still open; levels say it all, so nothing is listed."""
+        if self.span is not None:
+            self._take(self.span, self)
         return ()
 
 
@@ -187,6 +202,7 @@ class _Sampler:
         # A destructor that runs in the middle of anything here may close a span.
         self._lock = threading.RLock()
         self._samplings: dict[OpenSpan, _Sampling] = {}
+        self._limit = Limit(0, "")
         self._thread: threading.Thread | None = None
         self._halt = threading.Event()
 
@@ -203,8 +219,10 @@ class _Sampler:
                 self.resident.reset()
             looks = f"a look every {show(PERIOD, Unit.SECONDS)}"
             how = "the kernel's mark" if self.resident.has_mark else looks
-            self._samplings[span] = _Sampling(self.resident.now(), self.resident.limit(), how)
-        self._run()
+            # Nobody changes it in the middle, and it takes as long as a request to find.
+            self._limit = self._limit if self._samplings else self.resident.limit()
+            self._samplings[span] = _Sampling(self.resident.now(), self._limit, how)
+            self._run()
         return True
 
     def look(self, span: OpenSpan) -> _Sampling | None:
@@ -222,9 +240,9 @@ class _Sampler:
         with self._lock:
             self._take_highest()
             sampling = self._samplings.pop(span, None)
-            is_last = not self._samplings
-        if is_last:
-            self.rest()
+            thread = None if self._samplings else self._halted()
+        if thread is not None:
+            thread.join()
         return sampling
 
     def rest(self) -> None:
@@ -232,10 +250,15 @@ class _Sampler:
         if self._is_foreign():
             return
         with self._lock:
-            thread, self._thread = self._thread, None
-            self._halt.set()
+            thread = self._halted()
         if thread is not None:
             thread.join()
+
+    def _halted(self) -> threading.Thread | None:
+        """Tell the thread to end; it has to be joined without the lock, which it may wait for."""
+        self._halt.set()
+        thread, self._thread = self._thread, None
+        return thread
 
     def resume(self) -> None:
         """Look again, for the spans that are still open."""
@@ -243,21 +266,20 @@ class _Sampler:
             return
         with self._lock:
             self._samplings = {s: seen for s, seen in self._samplings.items() if not s.closed}
-        if self._samplings:
-            self._run()
+            if self._samplings:
+                self._run()
 
     def _is_foreign(self) -> bool:
         """Return whether this is a child of the process: it has neither the thread nor the lock."""
         return os.getpid() != self.resident.pid
 
     def _run(self) -> None:
-        with self._lock:
-            if self._thread is None:
-                self._halt = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._sample, args=(self._halt,), name="perfguard-memory", daemon=True
-                )
-                self._thread.start()
+        if self._thread is None:
+            self._halt = threading.Event()
+            self._thread = threading.Thread(
+                target=self._sample, args=(self._halt,), name="perfguard-memory", daemon=True
+            )
+            self._thread.start()
 
     def _sample(self, halt: threading.Event) -> None:
         while not halt.wait(PERIOD):
@@ -272,11 +294,6 @@ class _Sampler:
     def _take(self, size: int) -> None:
         for sampling in self._samplings.values():
             sampling.highest = max(sampling.highest, size)
-
-
-def _asked(span: OpenSpan) -> frozenset[str]:
-    """Return what is asked of a span; budgets of endpoints are held by the test around them."""
-    return MEMORY & (span.wanted if span.kind == "request" else span.asked)
 
 
 def _note(span: OpenSpan, usage: _Usage, sampling: _Sampling) -> None:

@@ -33,7 +33,6 @@ def recorder() -> Iterator[Recorder]:
         assert set(threading.enumerate()) == before
     assert BaseEventLoop.run_forever is original
     assert not recorder.watchers
-    assert not recorder.readings
 
 
 def begin(recorder: Recorder, kind: str = "block") -> OpenSpan:
@@ -259,7 +258,7 @@ def test_a_span_that_was_closed_while_calls_were_timed_is_forgotten(recorder: Re
     assert not watchdogs()
 
 
-def test_a_request_is_watched_where_the_test_around_it_holds_its_budget(
+def test_a_request_is_watched_where_budgets_of_endpoints_ask_for_it(
     recorder: Recorder,
 ) -> None:
     async def measured() -> tuple[Span, Span]:
@@ -268,9 +267,8 @@ def test_a_request_is_watched_where_the_test_around_it_holds_its_budget(
         inner = recorder.close(block)
         return recorder.close(request), inner
 
-    test = begin(recorder)
+    recorder.asked_of_requests = frozenset({"loop_stall"})
     request, block = asyncio.run(measured())
-    recorder.close(test)
     assert request.peaks["loop_stall"] == ABOUT
     assert "loop_stall" not in block.peaks
 
@@ -327,3 +325,22 @@ def test_a_wrapper_that_somebody_put_around_ours_is_left_alone() -> None:
         asyncio.run(turns())
     finally:
         BaseEventLoop.run_forever = original  # type: ignore[method-assign]
+
+
+def test_spans_of_many_threads_are_all_watched(recorder: Recorder) -> None:
+    done: list[Span] = []
+
+    async def some() -> None:
+        for _ in range(10):
+            span = begin(recorder)
+            await asyncio.sleep(0)
+            done.append(recorder.close(span))
+
+    threads = [threading.Thread(target=asyncio.run, args=(some(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 40
+    assert all("loop_stall" in span.peaks for span in done)
+    assert not watchdogs()

@@ -29,7 +29,6 @@ def recorder() -> Iterator[Recorder]:
         recorder.abandon()
         assert set(threading.enumerate()) == before
     assert not recorder.watchers
-    assert not recorder.readings
 
 
 def begin(recorder: Recorder, *asked: str, kind: str = "block") -> OpenSpan:
@@ -204,10 +203,13 @@ def test_the_thread_rests_while_calls_are_timed_and_the_peak_is_still_seen(
     assert recorder.close(span).peaks["memory_peak"] == pytest.approx(50 * MIB, abs=5 * MIB)
 
 
-def test_a_request_is_looked_at_where_the_test_around_it_holds_its_budget(
+def test_a_request_is_looked_at_where_budgets_of_endpoints_ask_for_it(
     recorder: Recorder,
 ) -> None:
-    test = begin(recorder, *ALL)
+    pytest.importorskip("psutil")
+    test = recorder.open("test", "test", asked=frozenset(ALL))
+    assert not set(recorder.close(recorder.open("GET /", "request")).peaks) & set(ALL)
+    recorder.asked_of_requests = frozenset(ALL)
     request = recorder.open("GET /", "request")
     block = recorder.open("block", "block")
     assert not set(recorder.close(block).peaks) & set(ALL)
