@@ -234,6 +234,9 @@ _SOURCES = {
     "cache": ("redis 5 or newer", "no command to a cache"),
     "http": ("", "no request"),
     "time": ("", "no timed call"),
+    # They need no library to listen; what does says so in the span's facts.
+    "process": ("", "nothing of the process"),
+    "loop": ("", "no running event loop"),
 }
 
 
@@ -267,6 +270,7 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
             or metric.higher_is_better
             or metric.probe not in span.probes
             or (value is None and any(part.notes for part in span.walk()))
+            or (value is None and metric.name in span.facts)
         ):
             status = Status.UNPROVEN
             level = Level.WARN if budget.rule or Level.WARN in (level, unproven) else Level.FAIL

@@ -18,6 +18,7 @@ from pytest_perfguard.probes.cache import Watch
 from pytest_perfguard.probes.cache_counters import counter_of
 from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
 from pytest_perfguard.recorder import Measurement
+from pytest_perfguard.repeats import FEWEST_CALLS, repeat
 from pytest_perfguard.rounds import Http, Timed, name_of, timed
 from pytest_perfguard.scaling import CPU, SIZES, Scaled, read_contract, scales
 from pytest_perfguard.spans import OpenSpan
@@ -428,6 +429,54 @@ class Perf:
             return measured
 
         return job.run(steps(), lazily=iscoroutinefunction(function))
+
+    def repeat(
+        self,
+        call: Callable[[], Any],
+        /,
+        *,
+        times: int = 100,
+        warmup: int | None = None,
+        **limits: float | str,
+    ) -> Any:
+        """Call again and again and find memory that stays; await it where the call is async.
+
+        ``perf.repeat(call, memory_growth="1KiB")`` counts one call and then makes many in two
+        passes with the probes off, of which the second is traced and slow. Growth is a slope:
+        see :mod:`pytest_perfguard.repeats`.
+
+        Args:
+            call: takes no arguments; a coroutine function is awaited.
+            times: calls of each pass that are looked at.
+            warmup: calls before those in each pass, which fill caches; as many as ``times`` if it
+                is not given. A cache that holds more entries looks like a leak.
+            limits: budgets, as in ``memory_growth="1KiB"`` (a call), ``alloc_peak="10MiB"`` or
+                those of any other metric, of the first call. Judged when the test ends.
+
+        Returns:
+            A :class:`Repeated`: the metrics of the first call, and ``growth`` in bytes a call.
+
+        Raises:
+            LimitError: if a budget cannot be read, or ``times`` or ``warmup`` makes no sense.
+            MissingExtraError: if psutil is not installed.
+            TimingError: if another timing is under way.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.repeat")
+        job = self._job(where, call=call)
+        budgets = self._guard.with_levels(self._item, _read(limits, where))
+        numbers = {"times": times, "warmup": times if warmup is None else warmup}
+        for name, value in numbers.items():
+            try:
+                numbers[name] = int(parse(value, Unit.COUNT))
+            except LimitError as error:
+                raise LimitError(f"{where}: {name}: {error}") from None
+        if numbers["times"] < FEWEST_CALLS:
+            raise LimitError(
+                f"{where}: times={times}: {FEWEST_CALLS} or more, for a growth that is certain"
+            )
+        steps = repeat(job, call, name=name_of(call), **numbers, budgets=budgets)
+        return job.run(steps, lazily=iscoroutinefunction(call))
 
     def _job(self, where: str, **functions: object) -> Job:
         __tracebackhide__ = True

@@ -137,6 +137,8 @@ class Guard:
             )
         )
 
+        self.recorder.asked_of_requests = self.rules.requested
+
     # -- collection ------------------------------------------------------------------------
 
     def plan(self, item: pytest.Item) -> Plan | None:

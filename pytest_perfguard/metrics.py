@@ -181,6 +181,17 @@ def _level(name: str) -> Callable[[Span], float | None]:
     )
 
 
+def _own(name: str) -> Callable[[Span], float | None]:
+    """Return a level of the span itself: those of the spans inside it are part of it, or apart."""
+    return lambda span: span.peaks.get(name)
+
+
+def _growth(span: Span) -> float | None:
+    """Return the growth by call where there is any: a test that repeats is held to that."""
+    by_call = _level("memory_growth_by_call")(span)
+    return span.peaks.get("memory_growth") if by_call is None else by_call
+
+
 def _largest(name: str) -> Callable[[Span], float | None]:
     return lambda span: max(
         (t.peaks[name] for t in _tallies(span, "http") if name in t.peaks), default=None
@@ -499,6 +510,85 @@ METRICS: dict[str, Metric] = {
             tallied=False,
             stored=False,
             needs="no timed call whose calls could be counted",
+        ),
+        Metric(
+            "cpu_time",
+            Unit.SECONDS,
+            "process",
+            _own("cpu_time"),
+            "CPU time of the process, user and system, with all its threads and with timed rounds.",
+            tallied=False,
+            stored=False,
+        ),
+        Metric(
+            "cpu_percent",
+            Unit.SHARE,
+            "process",
+            _own("cpu_percent"),
+            "CPU time as a share of the wall time, 100 % being one core: the average over the "
+            "span, of 20 ms or more.",
+            guide="70%",
+            tallied=False,
+            stored=False,
+        ),
+        Metric(
+            "memory_peak",
+            Unit.BYTES,
+            "process",
+            _own("memory_peak"),
+            "Highest resident memory of the process above where it was when the span began. Only "
+            "looked at where it is budgeted.",
+            on_request=True,
+            tallied=False,
+            stored=False,
+        ),
+        Metric(
+            "memory_growth",
+            Unit.BYTES,
+            "process",
+            _growth,
+            "Resident memory that stays, after a garbage collection before and after the span; "
+            "where perf.repeat was called, the memory that stays after each call, by regression. "
+            "Only looked at where it is budgeted.",
+            on_request=True,
+            tallied=False,
+            stored=False,
+        ),
+        Metric(
+            "memory_percent",
+            Unit.SHARE,
+            "process",
+            _own("memory_percent"),
+            "Highest resident memory of the process as a share of what it may have: the smallest "
+            "limit of its control groups, else the machine's memory. Only looked at where it is "
+            "budgeted.",
+            guide="80%",
+            on_request=True,
+            tallied=False,
+            stored=False,
+        ),
+        Metric(
+            "alloc_peak",
+            Unit.BYTES,
+            "process",
+            _level("alloc_peak"),
+            "Most memory that one call of perf.repeat had allocated at once, in Python, above "
+            "where it was before the call.",
+            tallied=False,
+            stored=False,
+            needs="no call of perf.repeat",
+        ),
+        Metric(
+            "loop_stall",
+            Unit.SECONDS,
+            "loop",
+            _own("loop_stall"),
+            "Longest time in which a running event loop of asyncio could not turn. Only looked at "
+            "where it is budgeted.",
+            on_request=True,
+            tallied=False,
+            stored=False,
+            needs="no running event loop",
         ),
     )
 }

@@ -215,6 +215,8 @@ class Spans:
         passed_waivers: inline waivers on lines that events came from, and the metrics that each
             one covered a finding of; cleared by whoever reads it.
         watchers: are told of the spans that are opened and closed.
+        asked_of_requests: metrics that are only measured on request, and that every request is
+            asked for, by budgets of endpoints.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -226,6 +228,7 @@ class Spans:
         self.readings: list[Callable[[OpenSpan | None], None]] = []
         self.passed_waivers: dict[Waiver, set[str]] = {}
         self.watchers: list[Watcher] = []
+        self.asked_of_requests: frozenset[str] = frozenset()
         self._open: list[OpenSpan] = []
         # Whether a timing is under way, for which the probes are off.
         self.timing = False
@@ -270,6 +273,8 @@ class Spans:
         if parent is None:
             around = [span for span in list(self._open) if span.kind != "request"]
             parent = around[-1] if around else None
+        if kind == "request":
+            asked |= self.asked_of_requests
         span = OpenSpan(name, kind, parent, owner, asked)
         self._open.append(span)
         self._context.set(span)

@@ -19,6 +19,7 @@ thousand, time some thousands.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,3 +135,38 @@ def exceeded(measured: Mapping[str, float], limits: Mapping[str, float]) -> tupl
 def conclusive(measured: Sequence[Mapping[str, float]], limits: Mapping[str, float]) -> bool:
     """Return whether the measurements made so far are enough to judge by."""
     return len(measured) >= ATTEMPTS or not exceeded(smallest(measured), limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """How steeply values rise, with its confidence interval."""
+
+    slope: float
+    low: float
+    high: float
+
+
+# Quantile of the normal distribution for an interval of 99 %.
+_Z_99 = 2.5758
+
+
+def theil_sen(xs: Sequence[float], ys: Sequence[float]) -> Slope:
+    """Return the slope of a straight line through the points, unmoved by single steps and spikes.
+
+    It is the median of the slopes ``(y_j - y_i) / (x_j - x_i)`` of all N pairs of points. Its 99 %
+    interval is from the slope of rank ``(N - C) / 2`` to that of rank ``(N + C) / 2 + 1``, with
+    ``C = 2.576 * sqrt(n (n - 1) (2 n + 5) / 18)``, from the variance of Kendall's S; equal values
+    make it wider than need be. Source: P. K. Sen, "Estimates of the regression coefficient based
+    on Kendall's tau", Journal of the American Statistical Association 63 (1968), and H. Theil
+    (1950) for the estimate.
+
+    Args:
+        xs: in ascending order, no two of them the same.
+        ys: as many, four at least.
+    """
+    n = len(xs)
+    slopes = sorted((ys[j] - ys[i]) / (xs[j] - xs[i]) for i in range(n) for j in range(i + 1, n))
+    margin = _Z_99 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    low = max(1, math.floor((len(slopes) - margin) / 2))
+    high = min(len(slopes), math.ceil((len(slopes) + margin) / 2 + 1))
+    return Slope(statistics.median(slopes), slopes[low - 1], slopes[high - 1])

@@ -20,6 +20,8 @@ def available() -> list[Probe]:
     first measured.
     """
     from pytest_perfguard.probes.http import HttpProbe  # noqa: PLC0415 - lazy by design
+    from pytest_perfguard.probes.loop import LoopProbe  # noqa: PLC0415 - lazy by design
+    from pytest_perfguard.probes.process import ProcessProbe  # noqa: PLC0415 - lazy by design
 
     probes: list[Probe] = []
     if find_spec("sqlalchemy") is not None:
@@ -30,7 +32,7 @@ def available() -> list[Probe]:
         from pytest_perfguard.probes.cache import CacheProbe  # noqa: PLC0415 - lazy by design
 
         probes.append(CacheProbe())
-    probes.append(HttpProbe())
+    probes += [HttpProbe(), ProcessProbe(), LoopProbe()]
     return probes
 
 

@@ -144,8 +144,15 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     lines = [line for finding in candidates[:_MAX_CAUSES] for line in cause(finding, width)]
     if len(candidates) > _MAX_CAUSES:
         lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
-    told = {name: fact for part in span.walk() for name, fact in part.facts.items()}
+    # Why something has no value explains none, and what the span itself says comes first.
+    told = {
+        name: fact
+        for part in (*list(span.walk())[1:], span)
+        for name, fact in part.facts.items()
+        if name in METRICS and METRICS[name].measure(part) is not None
+    }
     lines += [told[name] for name in METRICS if name in wanted and name in told]
+    lines += _computed(span) if wanted & {"cpu_time", "cpu_percent"} else []
     parts = (name.partition("_") for name in wanted)
     if times := {name for group, _, name in parts if group in _TIMED and name in STATISTICS}:
         lines += [line for part in span.walk() for line in _rounds(part, times)]
@@ -167,6 +174,15 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     ]
     order = timeline(span) if wanted and _counted(tallies) else ""
     return [*lines, f"timeline: {order}"] if order else lines
+
+
+def _computed(span: Span) -> list[str]:
+    """Return what the process's CPU time says."""
+    used, taken = show(span.peaks.get("cpu_time"), Unit.SECONDS), show(span.seconds, Unit.SECONDS)
+    return [
+        f"{used} of CPU time in {taken}, all threads of the process and timed rounds included",
+        f"    fix: {_PROFILE}, and compute less, or once for all (cache it)",
+    ]
 
 
 def _rounds(span: Span, wanted: set[str]) -> list[str]:

@@ -724,8 +724,10 @@ def test_without_a_lock(perf):
     assert json.loads(json.dumps(run_read.to_dict())) == json.loads(path.read_text("utf-8"))
     found = records()
     cold, warm = found["test_contract"].span.children
-    assert set(cold.peaks) == {"pool_peak"}
-    assert warm.peaks == {"cache_rereads": 0, "cache_differences": 0}
+    used = {"cpu_time", "cpu_percent"}
+    assert set(cold.peaks) - used == {"pool_peak"}
+    noted = {name: level for name, level in warm.peaks.items() if name not in used}
+    assert noted == {"cache_rereads": 0, "cache_differences": 0}
     (get,) = tallies(warm)
     assert re.fullmatch(rf"GET {name}(_left|_right)?:\{{int\}}", get.operation)
     assert (get.kind, get.count, get.sums["hits"], get.sums["roundtrips"]) == ("read", 1, 1, 1)

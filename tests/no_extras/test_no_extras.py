@@ -78,3 +78,26 @@ def test_caches_of_the_process_are_watched_without_redis(pytester: pytest.Pytest
     )
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(passed=2)
+
+
+@pytest.mark.skipif(find_spec("psutil") is not None, reason="psutil is installed here")
+@pytest.mark.parametrize("limit", [0, "'1MiB'"])
+def test_a_budget_of_memory_names_the_extra(pytester: pytest.Pytester, limit: object) -> None:
+    pytester.makepyfile(
+        f"""
+        import asyncio, pytest
+
+        @pytest.mark.perf_budget(memory_growth={limit})
+        def test_memory():
+            pass
+
+        @pytest.mark.perf_budget(cpu_time="1min", loop_stall="1min")
+        def test_what_needs_no_library():
+            asyncio.run(asyncio.sleep(0))
+        """
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*psutil is not installed: install pytest-perfguard with the extra [[]process[]]"]
+    )

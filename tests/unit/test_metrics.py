@@ -20,6 +20,8 @@ _UNKNOWN = {
     "sql_full_scans", "pool_peak", "cache_hit_ratio",
     "cache_rereads", "cache_differences", "cache_recomputations",
     "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
+    "cpu_time", "cpu_percent", "memory_peak", "memory_growth", "memory_percent", "alloc_peak",
+    "loop_stall",
     *(f"{group}_{statistic}" for group in ("http", "time") for statistic in _TIMES),
 }  # fmt: skip
 _CHILD = span(
@@ -48,7 +50,9 @@ _CHILD = span(
     name="GET /",
     kind="request",
     timing={"statistics": _TIMES},
-    peaks={"pool_peak": 0.75, "cache_differences": 1, "cache_recomputations": 2},
+    peaks={"pool_peak": 0.75, "cache_differences": 1, "cache_recomputations": 2,
+           "cpu_time": 9.0, "cpu_percent": 9.0, "memory_peak": 9e9, "memory_percent": 9.0,
+           "loop_stall": 9.0, "alloc_peak": 4096, "memory_growth": 9e9},
     findings=(
         finding("sql_duplicates", weight=4),
         finding(tally=tally(site=site(8))),
@@ -86,7 +90,18 @@ _WHOLE = span(
         count=1,
         sums={"roundtrips": 1, "bytes_out": 7, "errors": 1},
     ),
-    peaks={"pool_peak": 0.5, "cache_rereads": 5, "cache_differences": 3},
+    peaks={
+        "pool_peak": 0.5,
+        "cache_rereads": 5,
+        "cache_differences": 3,
+        "cpu_time": 0.5,
+        "cpu_percent": 0.25,
+        "memory_peak": 1e6,
+        "memory_percent": 0.01,
+        "memory_growth": 5e5,
+        "loop_stall": 0.3,
+        "alloc_peak": 1024,
+    },
     findings=(
         finding(),
         finding("sql_duplicates", weight=3),
@@ -135,6 +150,13 @@ _WHOLE = span(
         ("cache_rereads", 5),
         ("cache_differences", 3),
         ("cache_recomputations", 2),
+        ("cpu_time", 0.5),
+        ("cpu_percent", 0.25),
+        ("memory_peak", 1e6),
+        ("memory_growth", 5e5),
+        ("memory_percent", 0.01),
+        ("alloc_peak", 4096),
+        ("loop_stall", 0.3),
         ("http_requests", 4),
         ("http_errors", 1),
         ("response_bytes", 1200),
@@ -192,6 +214,8 @@ def test_the_limits_of_the_guide_are_those_of_the_guide() -> None:
         "sql_slowest": "100ms",
         "pool_peak": "80%",
         **dict.fromkeys(("http_mean", "http_median", "http_p95", "http_p99", "http_max"), "200ms"),
+        "cpu_percent": "70%",
+        "memory_percent": "80%",
     }
 
 
@@ -246,6 +270,20 @@ def test_a_commit_is_something_that_commits_are_about() -> None:
 def test_a_level_is_observed_where_it_was_noted() -> None:
     assert METRICS["pool_peak"].observed(span(children=(span(peaks={"pool_peak": 0.5}),)))
     assert not METRICS["pool_peak"].observed(span(tally()))
+
+
+def test_what_is_taken_of_the_process_is_that_of_the_span_itself() -> None:
+    inside = span(peaks={"memory_peak": 5.0, "loop_stall": 5.0, "memory_growth": 5.0})
+    for name in inside.peaks:
+        assert METRICS[name].measure(span(children=(inside,))) is None
+        assert METRICS[name].observed(inside)
+
+
+def test_the_growth_of_a_test_that_repeats_is_the_largest_growth_by_call() -> None:
+    repeated = [span(peaks={"memory_growth_by_call": size}) for size in (0.0, 7.0)]
+    whole = span(peaks={"memory_growth": 5e6}, children=tuple(repeated))
+    assert METRICS["memory_growth"].measure(whole) == 7
+    assert METRICS["memory_growth"].measure(span(children=(repeated[0],))) == 0
 
 
 def test_all_metrics_with_a_value_are_measured() -> None:

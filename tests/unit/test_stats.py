@@ -12,6 +12,7 @@ from pytest_perfguard.errors import TimingError
 from pytest_perfguard.stats import (
     ATTEMPTS,
     STATISTICS,
+    Slope,
     conclusive,
     describe,
     exceeded,
@@ -21,6 +22,7 @@ from pytest_perfguard.stats import (
     percentile,
     smallest,
     stddev,
+    theil_sen,
 )
 
 # Whole numbers, so that sums and differences of them are exact.
@@ -202,3 +204,40 @@ def test_an_unknown_statistic_is_an_error_that_names_the_others(name: str, messa
     with pytest.raises(TimingError) as caught:
         stats.lookup(name)
     assert str(caught.value) == message
+
+
+def test_the_slope_of_a_straight_line_is_certain() -> None:
+    assert theil_sen(range(25), [7.0 + 3 * x for x in range(25)]) == Slope(3, 3, 3)
+
+
+def test_the_interval_of_a_slope_is_that_of_ranks() -> None:
+    # n = 10: 45 slopes, C = 2.5758 * sqrt(125) = 28.80, so the ranks are 8 and 38.
+    ys = [0, 3, 1, 4, 9, 2, 6, 5, 12, 7]
+    slopes = sorted((ys[j] - ys[i]) / (j - i) for i in range(10) for j in range(i + 1, 10))
+    found = theil_sen(range(10), ys)
+    assert found == Slope(slopes[22], slopes[7], slopes[37])
+    assert found.low < found.slope < found.high
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.0] * 12 + [9e6] * 13,
+        [0.0] * 3 + [1e6] * 8 + [2e6] * 14,
+        [0.0] * 5 + [9e6] + [0.0] * 19,
+        [9e6, *[0.0] * 24],
+        [float(x * 7919 % 13) for x in range(25)],
+    ],
+    ids=["one step", "two steps", "a spike", "a fall", "noise"],
+)
+def test_a_step_a_spike_and_noise_are_no_certain_rise(values: list[float]) -> None:
+    assert theil_sen(range(25), values).low <= 0
+
+
+def test_a_rise_below_noise_and_spikes_is_certain_all_the_same() -> None:
+    values = [10.0 * x + (x * 7919 % 13) for x in range(25)]
+    values[4] += 1e6
+    values[20] -= 1e6
+    found = theil_sen(range(25), values)
+    assert found.slope == pytest.approx(10, abs=1)
+    assert 5 < found.low < 10 < found.high < 15
