@@ -302,6 +302,8 @@ class Guard:
             self._measure_method(item, plan)
         elif plan.root is None:
             self.begin(item, plan)
+        else:
+            self.recorder.settle(plan.root)
         passed = False
         try:
             result = yield

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from pytest_perfguard.callsite import CallSites
 from pytest_perfguard.findings import find
 from pytest_perfguard.folding import fold
-from pytest_perfguard.model import Moment, Span, Tally
+from pytest_perfguard.model import Moment, Site, Span, Tally
 from pytest_perfguard.waivers import Waiver, Waivers
 
 # What one span keeps of each thing. Counts stay exact beyond these limits; only the detail is
@@ -214,6 +214,10 @@ class Spans:
         passed_waivers: inline waivers on lines that events came from, and the metrics that each
             one covered a finding of; cleared by whoever reads it.
         watchers: are told of the spans that are opened and closed.
+        settling: called with a span whose fixtures have been set up inside it.
+        leaves: None, or to be called where something leaves the process: with what it is
+            (``http``, ``cache`` or ``task``), a label, and the line that sent it. It is None
+            unless a transaction of a database has written, so to ask costs next to nothing.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -225,6 +229,8 @@ class Spans:
         self.readings: list[Callable[[OpenSpan | None], None]] = []
         self.passed_waivers: dict[Waiver, set[str]] = {}
         self.watchers: list[Watcher] = []
+        self.settling: list[Callable[[OpenSpan], None]] = []
+        self.leaves: Callable[[str, str, Site | None], None] | None = None
         self._open: list[OpenSpan] = []
         # Whether a timing is under way, for which the probes are off.
         self.timing = False
@@ -305,6 +311,11 @@ class Spans:
             heir = heir.parent
         if heir is not None:
             heir.adopt(frozen)
+
+    def settle(self, span: OpenSpan) -> None:
+        """Note that what is held by now is held by fixtures, which outlive the span."""
+        for settling in self.settling:
+            settling(span)
 
     def skip(self) -> None:
         """Forget what sources have counted by themselves since they were read last."""

@@ -46,6 +46,10 @@ _SEAMS = (
     ("django.test.client", "AsyncClient", "request", True),
 )
 
+# Clients and transports that hand requests to an application that they are given.
+_TEST_CLIENTS = {"starlette.testclient", "werkzeug.test", "django.test.client"}
+_IN_PROCESS_TRANSPORTS = {"ASGITransport", "WSGITransport"}
+
 # Owner of a span that waits for the request that it was opened for.
 UNCLAIMED = object()
 
@@ -200,6 +204,7 @@ def _wrap(original: Callable[..., Any], spans: Spans) -> Callable[..., Any]:
         finally:
             if is_ours:
                 spans.close(span)
+                _note_leaving(spans, self, span)
         return response
 
     return send
@@ -221,9 +226,25 @@ def _wrap_async(original: Callable[..., Any], spans: Spans) -> Callable[..., Any
         finally:
             if is_ours:
                 spans.close(span)
+                _note_leaving(spans, self, span)
         return response
 
     return send
+
+
+def _note_leaving(spans: Spans, client: object, span: OpenSpan) -> None:
+    """Tell of a request that left the process: one that no application in it has answered."""
+    leaves = spans.leaves
+    ledger = span.ledgers["http"]
+    if leaves is not None and not ledger.routed and not _is_in_process(client):
+        leaves("http", span.name, ledger.site)
+
+
+def _is_in_process(client: object) -> bool:
+    """Return whether a client hands its requests to an application of this process."""
+    names = {kind.__name__ for kind in type(getattr(client, "_transport", None)).__mro__}
+    modules = {kind.__module__ for kind in type(client).__mro__}
+    return bool(names & _IN_PROCESS_TRANSPORTS or modules & _TEST_CLIENTS)
 
 
 def _answered(span: OpenSpan, response: Any) -> None:

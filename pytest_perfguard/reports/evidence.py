@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from pytest_perfguard.findings import place
 from pytest_perfguard.fingerprint import shorten
-from pytest_perfguard.folding import add, folded_timeline
+from pytest_perfguard.folding import add, folded_timeline, told
 from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
 from pytest_perfguard.model import (
     Finding,
@@ -144,8 +144,8 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     lines = [line for finding in candidates[:_MAX_CAUSES] for line in cause(finding, width)]
     if len(candidates) > _MAX_CAUSES:
         lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
-    told = {name: fact for part in span.walk() for name, fact in part.facts.items()}
-    lines += [told[name] for name in METRICS if name in wanted and name in told]
+    facts = told(span.walk())
+    lines += [facts[name] for name in METRICS if name in wanted and name in facts]
     parts = (name.partition("_") for name in wanted)
     if times := {name for group, _, name in parts if group in _TIMED and name in STATISTICS}:
         lines += [line for part in span.walk() for line in _rounds(part, times)]
@@ -154,7 +154,7 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     for probe, names, explain in _EXPLANATIONS:
         # What is explained already would only be buried by a list of everything.
         if wanted & names and not (
-            explain in _LISTS and (probe in explained or names & told.keys())
+            explain in _LISTS and (probe in explained or names & facts.keys())
         ):
             of_probe = [tally for tally in tallies if tally.probe == probe]
             for title, tally, advice in explain(of_probe)[:_MAX_CAUSES]:
@@ -336,10 +336,59 @@ def _listed(tallies: Iterable[Tally]) -> _Explained:
 
 
 def _committed(tallies: Iterable[Tally]) -> _Explained:
+    """List the lines that commit, those that do it again and again first."""
+    committing = [t for t in tallies if t.sums.get("commits")]
+    advice = "commit once, when all of it is done"
     return [
-        (f"{t.sums['commits']:.0f}x COMMIT", t, "commit once, when all of it is done")
+        (f"{t.sums['commits']:.0f}x COMMIT", t, t.fix or advice)
+        for t in sorted(committing, key=lambda t: (not t.fix, -t.sums["commits"]))
+    ]
+
+
+def _waited(tallies: Iterable[Tally]) -> _Explained:
+    advice = (
+        "give connections back before what takes long, or let the pool have more (pool_size, "
+        "max_overflow)"
+    )
+    waited = [t for t in tallies if t.sums.get("waits")]
+    return [
+        (
+            f"{t.sums['waits']:.0f}x waited for a connection: {_seconds(t, 'pool_wait')} in all",
+            t,
+            advice,
+        )
+        for t in sorted(waited, key=lambda t: -t.sums["pool_wait"])
+    ]
+
+
+def _seconds(tally: Tally, name: str) -> str:
+    return show(tally.sums[name], Unit.SECONDS)
+
+
+def _leaked(tallies: Iterable[Tally]) -> _Explained:
+    advice = (
+        "close it: with Session(engine) as session: ..., or with engine.connect() as connection: "
+        "..."
+    )
+    return [
+        (f"{t.sums['leaks']:.0f}x a connection was checked out and not given back", t, advice)
         for t in tallies
-        if t.sums.get("commits")
+        if t.sums.get("leaks")
+    ]
+
+
+def _called_out(tallies: Iterable[Tally]) -> _Explained:
+    """List what was waited for while locks were held."""
+    advice = "commit first and call then, or call first and write then"
+    calls = [t for t in tallies if t.sums.get("tx_calls")]
+    return [
+        (
+            f"{t.sums['tx_calls']:.0f}x {t.label} inside a transaction that had written: "
+            + t.facts.get("wrote", "?"),
+            t,
+            advice,
+        )
+        for t in sorted(calls, key=lambda t: -t.sums["tx_calls"])
     ]
 
 
@@ -463,6 +512,9 @@ _EXPLAINS = {
 _EXPLANATIONS: tuple[tuple[str, set[str], _Explain], ...] = (
     ("sql", {"sql_errors"}, _failed),
     ("sql", {"sql_full_scans"}, _scanned),
+    ("sql", {"tx_calls"}, _called_out),
+    ("sql", {"pool_leaks"}, _leaked),
+    ("sql", {"pool_wait"}, _waited),
     ("sql", {"sql_slowest", "sql_time"}, _slowest),
     ("sql", {"sql_rows"}, _largest),
     ("sql", {"sql_commits"}, _committed),
