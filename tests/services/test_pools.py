@@ -334,7 +334,7 @@ def test_a_connection_that_is_not_closed_is_a_leak_of_its_line(
     lines = evidence(done(measured), ["pool_leaks"])
     assert lines[0] == "1x a connection was checked out and not given back"
     assert lines[1].startswith(f"    at {here('leaks')} in ")
-    assert "with Session(engine) as session" in lines[2]
+    assert any("fix: close it: with Session(engine) as session" in line for line in lines)
 
 
 def test_a_session_that_is_not_closed_is_a_leak_of_the_line_that_used_it_first(
