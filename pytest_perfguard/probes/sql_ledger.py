@@ -13,7 +13,7 @@ from pytest_perfguard.spans import MAX_TALLIES, OpenSpan
 
 if TYPE_CHECKING:
     from pytest_perfguard.probes.sqlalchemy_internals import Cause
-    from pytest_perfguard.probes.transactions import OpenTransaction
+    from pytest_perfguard.probes.transactions import Marks, OpenTransaction
 
 # Parameter sets are remembered as hashes to tell duplicates from repeats. A span remembers this
 # many for each statement, and fewer once it holds many altogether.
@@ -183,8 +183,8 @@ class SqlLedger:
         # Each engine has a dialect of its own.
         self.by_dialect: dict[object, dict[Key, Known]] = {}
         self.kept = 0
-        # The transaction that was open longest, and how far the time line was when it ended.
-        self.longest: tuple[OpenTransaction, int, int] | None = None
+        # The transaction that was open longest, and how far the span was when it ended.
+        self.longest: tuple[OpenTransaction, Marks] | None = None
         self._reads: dict[int, Remembered] = {}
         # Entities that a query of the code selected, and how the others were loaded at first.
         self.selected: set[str] = set()

@@ -9,6 +9,7 @@ written.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from contextvars import ContextVar
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -35,18 +36,22 @@ _KINDS = {"http": "HTTP"}
 _FIX = "fix: read and compute before the first write, and commit before anything else is waited for"
 
 
+# How far a span is: entries of its time line, how often the last of them was done, and spans that
+# have been inside it.
+Marks = tuple[int, float | str, int]
+
+
 class OpenTransaction:
     """A transaction that has begun in a span.
 
     Attributes:
         written: the first statement that wrote in it.
         outer: the one that it is a savepoint of, where a session takes it for a transaction.
-        moments: how much stood on the time line when it began.
-        children: how many spans there had been inside the span.
+        marks: how far the span was when it began.
     """
 
     __slots__ = (
-        "began", "children", "connection", "ended", "moments", "outer", "site", "span", "written",
+        "began", "connection", "ended", "marks", "outer", "site", "span", "written",
     )  # fmt: skip
 
     def __init__(
@@ -60,8 +65,7 @@ class OpenTransaction:
         self.connection = ref(connection)
         self.site = site
         self.outer = outer
-        self.moments = len(span.moments)
-        self.children = len(span.children)
+        self.marks = _marks(span)
         self.written: LiveTally | None = None
         self.ended = False
         self.began = Clock.now()
@@ -235,7 +239,7 @@ class Transactions:
         took = now - transaction.began
         if not span.closed and took > span.peaks.get("tx_longest", -1.0):
             span.peaks["tx_longest"] = took
-            ledger_of(span).longest = (transaction, len(span.moments), len(span.children))
+            ledger_of(span).longest = (transaction, _marks(span))
 
     def _uncover(self, key: int, transaction: OpenTransaction | None) -> None:
         """Make the innermost transaction that is still open that of the connection."""
@@ -247,13 +251,15 @@ class Transactions:
             self.by_connection[key] = transaction
 
 
-def _describe(span: OpenSpan, transaction: OpenTransaction, moments: int, children: int) -> str:
+def _marks(span: OpenSpan) -> Marks:
+    moments = span.moments
+    return len(moments), moments[-1][1] if moments else 0, len(span.children)
+
+
+def _describe(span: OpenSpan, transaction: OpenTransaction, until: Marks) -> str:
     """Say where the longest transaction began, and what was done while it was open."""
     took = show(span.peaks["tx_longest"], Unit.SECONDS)
-    done = [
-        f"{count:.0f}x {label}" for label, count, *_ in span.moments[transaction.moments : moments]
-    ]
-    done += [child.name for child in span.children[transaction.children : children]]
+    done = _meanwhile(span, transaction.marks, until)
     more = len(done) - _MAX_MEANWHILE
     told = [*done[:_MAX_MEANWHILE], *([f"... {more} more"] if more > 0 else [])]
     return "\n    ".join(
@@ -264,3 +270,14 @@ def _describe(span: OpenSpan, transaction: OpenTransaction, moments: int, childr
             _FIX,
         )
     )
+
+
+def _meanwhile(span: OpenSpan, start: Marks, until: Marks) -> list[str]:
+    """Return what was done between two marks: operations by their labels, then spans."""
+    counts: Counter[str] = Counter()
+    for number, (label, count, *_) in enumerate(span.moments[: until[0]], start=1):
+        # The last one of each mark may have gone on since.
+        before = count if number < start[0] else start[1] if number == start[0] else 0
+        counts[str(label)] += int(until[1] if number == until[0] else count) - int(before)
+    names = [child.name for child in span.children[start[2] : until[2]]]
+    return [*(f"{count}x {label}" for label, count in counts.items() if count > 0), *names]
