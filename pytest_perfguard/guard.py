@@ -302,8 +302,6 @@ class Guard:
             self._measure_method(item, plan)
         elif plan.root is None:
             self.begin(item, plan)
-        else:
-            self.recorder.settle(plan.root)
         passed = False
         try:
             result = yield
@@ -315,6 +313,15 @@ class Guard:
         if passed and plan.record is not None and not returned:
             _raise_breaches(plan.record)
         return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self) -> Generator[None, object, object]:
+        """Tell what a fixture takes, and gives back when it is torn down, from the test's own."""
+        end = self.recorder.begin_fixture()
+        try:
+            return (yield)
+        finally:
+            end()
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:

@@ -203,6 +203,10 @@ class OpenSpan:
             self.folded = fold(name, self.folded, child, max_tallies=MAX_TALLIES)
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Spans:
     """The open spans of one process.
 
@@ -214,7 +218,8 @@ class Spans:
         passed_waivers: inline waivers on lines that events came from, and the metrics that each
             one covered a finding of; cleared by whoever reads it.
         watchers: are told of the spans that are opened and closed.
-        settling: called with a span whose fixtures have been set up inside it.
+        fixtures: called when a fixture is set up inside a span; what each returns is called when
+            that is done.
         leaves: None, or to be called where something leaves the process: with what it is
             (``http``, ``cache`` or ``task``), a label, and the line that sent it. It is None
             unless a transaction of a database has written, so to ask costs next to nothing.
@@ -229,7 +234,7 @@ class Spans:
         self.readings: list[Callable[[OpenSpan | None], None]] = []
         self.passed_waivers: dict[Waiver, set[str]] = {}
         self.watchers: list[Watcher] = []
-        self.settling: list[Callable[[OpenSpan], None]] = []
+        self.fixtures: list[Callable[[], Callable[[], None]]] = []
         self.leaves: Callable[[str, str, Site | None], None] | None = None
         self._open: list[OpenSpan] = []
         # Whether a timing is under way, for which the probes are off.
@@ -312,10 +317,20 @@ class Spans:
         if heir is not None:
             heir.adopt(frozen)
 
-    def settle(self, span: OpenSpan) -> None:
-        """Note that what is held by now is held by fixtures, which outlive the span."""
-        for settling in self.settling:
-            settling(span)
+    def begin_fixture(self) -> Callable[[], None]:
+        """Note that a fixture is being set up, and return what is to be called when it is.
+
+        What it takes meanwhile it gives back when it is torn down, after the span.
+        """
+        if self.innermost() is None:
+            return _nothing
+        ends = [begin() for begin in self.fixtures]
+
+        def end() -> None:
+            for each in ends:
+                each()
+
+        return end
 
     def skip(self) -> None:
         """Forget what sources have counted by themselves since they were read last."""

@@ -89,18 +89,27 @@ class Pools:
         self._proxies: dict[int, int] = {}
         # Sessions with a smaller number are older than the span.
         self._since: dict[OpenSpan, int] = {}
+        # Numbers of the sessions that fixtures have made since the outermost span began.
+        self._fixtures: list[range] = []
 
     def opened(self, span: OpenSpan) -> None:
         """Note which sessions are older than the span."""
         for ended in [known for known in self._since if known.closed]:
             del self._since[ended]
         self._since[span] = self._internals.next_session()
+        if span.parent is None:
+            self._fixtures.clear()
 
-    def settled(self, span: OpenSpan) -> None:
-        """Leave what is held by now to those who hold it: fixtures give it back after the span."""
-        self._since[span] = self._internals.next_session()
-        for key in [key for key, held in self._held.items() if held.span is span]:
-            self._held.pop(key, None)
+    def fixture(self) -> Callable[[], None]:
+        """Leave what is taken from now on, until what is returned is called, to a fixture."""
+        first, before = self._internals.next_session(), set(self._held)
+
+        def end() -> None:
+            self._fixtures.append(range(first, self._internals.next_session()))
+            for key in self._held.keys() - before:
+                self._held.pop(key, None)
+
+        return end
 
     def closed(self, span: OpenSpan) -> None:
         """Count what was checked out in the span and has not been given back."""
@@ -113,7 +122,7 @@ class Pools:
                 continue
             if not held.is_held():
                 self._held.pop(key, None)
-            elif held.is_expected(since):
+            elif held.is_expected(since) or any(held.session in made for made in self._fixtures):
                 if heir is None:
                     self._held.pop(key, None)
                 else:

@@ -158,10 +158,10 @@ class SqlProbe:
             )
         _, pools, transactions = self._watched
         spans.watchers += [pools, transactions]
-        spans.settling.append(pools.settled)
+        spans.fixtures.append(pools.fixture)
 
         def leave() -> None:
-            spans.settling.remove(pools.settled)
+            spans.fixtures.remove(pools.fixture)
             for watcher in (pools, transactions):
                 spans.watchers.remove(watcher)
                 watcher.clear()

@@ -312,10 +312,10 @@ def test_the_queue_is_left_as_it_was(sqlite_database: Database) -> None:
     with Recorder() as recorder:
         assert not set(before) & set(state())
         assert recorder.watchers
-        assert recorder.settling
+        assert recorder.fixtures
     assert state() == before
     assert recorder.watchers == []
-    assert recorder.settling == []
+    assert recorder.fixtures == []
 
 
 # --- Leaks
