@@ -371,7 +371,7 @@ def _leaked(tallies: Iterable[Tally]) -> _Explained:
         "..."
     )
     return [
-        (f"{t.sums['leaks']:.0f}x a connection was checked out and not given back", t, advice)
+        (f"{t.sums['leaks']:.0f}x checked out a connection that was not given back", t, advice)
         for t in tallies
         if t.sums.get("leaks")
     ]

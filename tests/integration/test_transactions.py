@@ -234,7 +234,7 @@ def test_what_an_endpoint_leaves_open_is_named_and_the_next_is_clean(
     assert failed(result) == ["test_call[leaky]"]
     result.stdout.fnmatch_lines(
         [
-            "1x a connection was checked out and not given back",
+            "1x checked out a connection that was not given back",
             f"    at api.py:{line_of('session.get', 'def leaky')} in leaky",
             "    fix: close it: with Session(engine) as session: *",
         ]

@@ -333,7 +333,7 @@ def test_a_connection_that_is_not_closed_is_a_leak_of_its_line(
     assert measured["pool_leaks"] == 1
     assert place(tally_of(measured, "connection not given back")) == here("leaks")
     lines = evidence(done(measured), ["pool_leaks"])
-    assert lines[0] == "1x a connection was checked out and not given back"
+    assert lines[0] == "1x checked out a connection that was not given back"
     assert lines[1].startswith(f"    at {here('leaks')} in ")
     assert any("fix: close it: with Session(engine) as session" in line for line in lines)
 
