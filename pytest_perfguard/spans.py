@@ -119,6 +119,15 @@ class Watcher(Protocol):
         """Take note of a span that is about to be closed."""
 
 
+class Leaves(Protocol):
+    """Takes note of something that leaves the process."""
+
+    def __call__(
+        self, kind: str, label: str, site: Site | None, span: OpenSpan | None = None
+    ) -> None:
+        """Take note of it."""
+
+
 class OpenSpan:
     """A span that is still being measured.
 
@@ -221,8 +230,9 @@ class Spans:
         fixtures: called when a fixture is set up inside a span; what each returns is called when
             that is done.
         leaves: None, or to be called where something leaves the process: with what it is
-            (``http``, ``cache`` or ``task``), a label, and the line that sent it. It is None
-            unless a transaction of a database has written, so to ask costs next to nothing.
+            (``http``, ``cache`` or ``task``), a label, the line that sent it, and the span in
+            which that was, by default the innermost. It is None unless a transaction of a
+            database has written, so to ask costs next to nothing.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -235,7 +245,7 @@ class Spans:
         self.passed_waivers: dict[Waiver, set[str]] = {}
         self.watchers: list[Watcher] = []
         self.fixtures: list[Callable[[], Callable[[], None]]] = []
-        self.leaves: Callable[[str, str, Site | None], None] | None = None
+        self.leaves: Leaves | None = None
         self._open: list[OpenSpan] = []
         # Whether a timing is under way, for which the probes are off.
         self.timing = False

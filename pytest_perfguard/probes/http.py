@@ -57,11 +57,12 @@ UNCLAIMED = object()
 class HttpLedger:
     """What became of the request of one span."""
 
-    __slots__ = ("_span", "bytes", "decoded", "error", "routed", "site", "status")
+    __slots__ = ("_span", "bytes", "decoded", "error", "routed", "sender", "site", "status")
 
-    def __init__(self, span: OpenSpan, site: Site | None) -> None:
+    def __init__(self, span: OpenSpan, site: Site | None, sender: OpenSpan | None) -> None:
         self._span = span
         self.site = site
+        self.sender = sender
         self.status = 0
         self.error = ""
         self.routed = False
@@ -142,8 +143,9 @@ def fold_path(path: str) -> str:
 
 def open_request(spans: Spans, name: str, site: Site | None, owner: object) -> OpenSpan:
     """Open the span of a request."""
+    sender = spans.innermost()
     span = spans.open(name, "request", owner=owner)
-    span.ledgers["http"] = HttpLedger(span, site)
+    span.ledgers["http"] = HttpLedger(span, site, sender)
     return span
 
 
@@ -237,7 +239,7 @@ def _note_leaving(spans: Spans, client: object, span: OpenSpan) -> None:
     leaves = spans.leaves
     ledger = span.ledgers["http"]
     if leaves is not None and not ledger.routed and not _is_in_process(client):
-        leaves("http", span.name, ledger.site)
+        leaves("http", span.name, ledger.site, ledger.sender)
 
 
 def _is_in_process(client: object) -> bool:

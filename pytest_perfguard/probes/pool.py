@@ -94,8 +94,8 @@ class Pools:
 
     def opened(self, span: OpenSpan) -> None:
         """Note which sessions are older than the span."""
-        for ended in [known for known in self._since if known.closed]:
-            del self._since[ended]
+        for ended in [known for known in list(self._since) if known.closed]:
+            self._since.pop(ended, None)
         self._since[span] = self._internals.next_session()
         if span.parent is None:
             self._fixtures.clear()

@@ -169,9 +169,11 @@ class Transactions:
 
     # -- what others tell ---------------------------------------------------------------------
 
-    def _leaves(self, kind: str, label: str, site: Site | None) -> None:
+    def _leaves(
+        self, kind: str, label: str, site: Site | None, span: OpenSpan | None = None
+    ) -> None:
         """Count what leaves the process while a transaction of the same task has written."""
-        span = self._spans.innermost()
+        span = span or self._spans.innermost()
         for transaction in reversed(self._here.get()):
             written = transaction.written
             if (

@@ -7,6 +7,7 @@ as it can tell.
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -152,6 +153,24 @@ def test_a_connection_that_was_thrown_away_holds_nothing(
     assert measured["tx_calls"] == 0
 
 
+def test_a_thread_that_no_context_leads_to_is_watched_too(
+    recorder: Recorder, sync_database: Database, charge: Callable[[], object]
+) -> None:
+    def work() -> None:
+        with Session(sync_database.engine) as session:
+            session.add(user())
+            session.flush()
+            charge()
+            session.commit()
+            charge()
+
+    with recorder.measure("block") as measured, recorder.measure("request", "request"):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert measured["tx_calls"] == 1
+
+
 def test_nothing_is_asked_where_nothing_has_written(
     recorder: Recorder, engine: Engine, users: int
 ) -> None:
@@ -269,6 +288,34 @@ def test_tasks_that_run_at_the_same_time_are_told_apart(
 
 
 # --- Tests that roll everything back
+
+
+def test_an_async_session_inside_an_outer_transaction_ends_what_it_began(
+    recorder: Recorder, async_database: Database, charge: Callable[[], object]
+) -> None:
+    twin = async_database.async_engine
+    assert twin is not None
+    found: list[float] = []
+
+    async def main() -> None:
+        async with twin.connect() as connection:
+            outer = await connection.begin()
+            async with AsyncSession(
+                connection, join_transaction_mode="create_savepoint"
+            ) as session:
+                with recorder.measure("block") as measured:
+                    session.add(user())
+                    await session.commit()
+                    charge()
+                    found.append(measured["tx_calls"])
+                    session.add(user())
+                    await session.flush()
+                    charge()
+                    found.append(measured["tx_calls"])
+            await outer.rollback()
+
+    async_database.run(main())
+    assert found == [0, 1]
 
 
 @contextmanager
