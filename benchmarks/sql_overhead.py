@@ -44,17 +44,19 @@ OWN = {
     "perfguard": "pytest-perfguard, recording",
     "perfguard-idle": "pytest-perfguard, no span open",
 }
-JOBS = ("core", "orm", "span")
+JOBS = ("core", "orm", "request", "span")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one variant cost; the last two are CPU microseconds on top of bare."""
+    """What one variant cost; the last are CPU microseconds on top of bare."""
 
     core: Estimate
     orm: Estimate
+    request: Estimate
     core_us: float
     orm_us: float
+    request_us: float
     span_us: float
 
 
@@ -120,8 +122,10 @@ def summarise(times: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, R
         name: Result(
             core=compare(times, name, "bare", "core"),
             orm=compare(times, name, "bare", "orm"),
+            request=compare(times, name, "bare", "request"),
             core_us=extra(name, "core"),
             orm_us=extra(name, "orm"),
+            request_us=extra(name, "request"),
             span_us=extra(name, "span"),
         )
         for name in times
@@ -132,16 +136,17 @@ def summarise(times: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, R
 def table(results: Mapping[str, Result], bare: Mapping[str, Sequence[float]]) -> str:
     """Return the results as text, cheapest Core statement first."""
     labels = OWN | PEERS
-    lines = [
-        f"{'variant':<36} {'Core statement':<22} {'ORM statement':<22} {'one-statement span':>18}",
-        f"{OWN['bare']:<36} {_us(bare['core']):<22} {_us(bare['orm']):<22} {_us(bare['span']):>18}",
-    ]
+    titles = ("Core statement", "ORM statement", "session + write")
+    lines = [_row("variant", titles, "one-statement span")]
+    lines.append(_row(OWN["bare"], [_us(bare[job]) for job in JOBS[:3]], _us(bare["span"])))
     for name, result in sorted(results.items(), key=lambda item: item[1].core.median):
-        span = f"{result.span_us:+.0f} us"
-        lines.append(
-            f"{labels[name]:<36} {_ratio(result.core):<22} {_ratio(result.orm):<22} {span:>18}"
-        )
+        ratios = [_ratio(each) for each in (result.core, result.orm, result.request)]
+        lines.append(_row(labels[name], ratios, f"{result.span_us:+.0f} us"))
     return "\n".join(lines)
+
+
+def _row(label: str, cells: Iterable[str], last: str) -> str:
+    return " ".join([f"{label:<36}", *(f"{cell:<22}" for cell in cells), f"{last:>18}"])
 
 
 def _ratio(found: Estimate) -> str:

@@ -1,7 +1,8 @@
 """One process of ``sql_overhead.py``: runs statements under one variant and answers the times.
 
-It reads one job a line from its standard input (``core``, ``orm`` or ``span``) and writes one
-JSON number a line: CPU seconds for each statement, or for the whole of a one-statement recording.
+It reads one job a line from its standard input (``core``, ``orm``, ``request`` or ``span``) and
+writes one JSON number a line: CPU seconds for each statement, for a session that takes a
+connection, begins, writes a row and commits, or for the whole of a one-statement recording.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib import import_module
 from time import perf_counter, process_time
 from typing import Any
 
-from sqlalchemy import Connection, create_engine, event, insert, select
+from sqlalchemy import Connection, QueuePool, create_engine, event, insert, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -150,6 +151,13 @@ def _orm(session: Session, ids: range) -> None:
         session.scalars(select(User).where(User.id == n)).all()
 
 
+def _request(engine: Engine, ids: range) -> None:
+    for n in ids:
+        with Session(engine) as session:
+            session.execute(update(TABLE).where(TABLE.c.id == n).values(name=f"Name {n}"))
+            session.commit()
+
+
 def _deep(depth: int, run: Callable[[Any, range], None], on: Any, ids: range) -> float:
     """Call ``run`` below ``depth`` more frames, as a request of a web framework would be."""
     if depth:
@@ -188,11 +196,16 @@ def main() -> None:
         {"id": n, "email": f"{n}@example.com", "name": f"User {n}"}
         for n in range(1, 1 + WARM_UP + STATEMENTS)
     ]
+    pooled = create_engine("sqlite://", poolclass=QueuePool, pool_size=1, max_overflow=0)
+    Base.metadata.create_all(pooled)
+    with pooled.begin() as conn:
+        conn.execute(insert(User), rows)
     with engine.connect() as conn, Session(engine) as session:
         conn.execute(insert(User), rows)
         jobs: dict[str, Callable[[], float]] = {
             "core": lambda: _block(record, _core, conn),
             "orm": lambda: _block(record, _orm, session),
+            "request": lambda: _block(record, _request, pooled),
             "span": lambda: _span(record, conn),
         }
         for job in jobs.values():

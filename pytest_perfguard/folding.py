@@ -26,8 +26,20 @@ def fold(name: str, first: Span, second: Span, *, max_tallies: int) -> Span:
         timeline_dropped=_operations(first) + _operations(second),
         probes=first.probes,
         notes=tuple(dict.fromkeys(first.notes + second.notes)),
-        facts={**second.facts, **first.facts},
+        facts=told((first, second)),
     )
+
+
+def told(spans: Iterable[Span]) -> dict[str, str]:
+    """Return the facts of several spans; of two about one level, that about the higher."""
+    facts: dict[str, str] = {}
+    levels: dict[str, float] = {}
+    for span in spans:
+        for name, fact in span.facts.items():
+            level = span.peaks.get(name, 0.0)
+            if name not in facts or level > levels[name]:
+                facts[name], levels[name] = fact, level
+    return facts
 
 
 def _all_tallies(*spans: Span) -> Iterable[Tally]:

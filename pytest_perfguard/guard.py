@@ -319,6 +319,15 @@ class Guard:
             _raise_breaches(plan.record)
         return result
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self) -> Generator[None, object, object]:
+        """Tell what a fixture takes, and gives back when it is torn down, from the test's own."""
+        end = self.recorder.begin_fixture()
+        try:
+            return (yield)
+        finally:
+            end()
+
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """Close what a failed set-up or a careless test has left open; runs after fixtures."""

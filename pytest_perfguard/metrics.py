@@ -94,6 +94,11 @@ def _sum(*names: str, probe: str = "sql") -> Callable[[Span], float]:
     )
 
 
+def _total(name: str) -> Callable[[Span], float]:
+    """Return the sum over all tallies, those of transaction control included."""
+    return lambda span: sum(t.sums.get(name, 0) for part in span.walk() for t in part.tallies)
+
+
 def _commands(span: Span) -> float:
     return sum(tally.count for tally in _tallies(span, "cache") if tally.kind != IN_PROCESS)
 
@@ -313,9 +318,7 @@ METRICS: dict[str, Metric] = {
             "sql_commits",
             Unit.COUNT,
             "sql",
-            lambda span: sum(
-                tally.sums.get("commits", 0) for part in span.walk() for tally in part.tallies
-            ),
+            _total("commits"),
             "COMMITs sent to a database. The end of a savepoint is none.",
         ),
         Metric(
@@ -343,6 +346,42 @@ METRICS: dict[str, Metric] = {
             guide="80%",
             tallied=False,
             stored=False,
+        ),
+        Metric(
+            "pool_wait",
+            Unit.SECONDS,
+            "sql",
+            _total("pool_wait"),
+            "Time spent waiting for a connection because its pool had none left, all waits "
+            "together; the time to connect is not in it.",
+            stored=False,
+        ),
+        Metric(
+            "pool_leaks",
+            Unit.COUNT,
+            "sql",
+            _total("leaks"),
+            "Connections that were checked out and not given back when the span ended, by "
+            "nobody who was there before it or who still runs.",
+        ),
+        Metric(
+            "tx_longest",
+            Unit.SECONDS,
+            "sql",
+            _level("tx_longest"),
+            "Longest time that one database transaction was open, from BEGIN to COMMIT or "
+            "ROLLBACK, or to the end of the span that it began in.",
+            tallied=False,
+            stored=False,
+            needs="no database transaction",
+        ),
+        Metric(
+            "tx_calls",
+            Unit.COUNT,
+            "sql",
+            _total("tx_calls"),
+            "HTTP requests, cache round trips and task publishes made while a database "
+            "transaction was open and had written.",
         ),
         Metric(
             "cache_hits",

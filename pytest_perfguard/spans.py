@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from pytest_perfguard.callsite import CallSites
 from pytest_perfguard.findings import find
 from pytest_perfguard.folding import fold
-from pytest_perfguard.model import Moment, Span, Tally
+from pytest_perfguard.model import Moment, Site, Span, Tally
 from pytest_perfguard.waivers import Waiver, Waivers
 
 # What one span keeps of each thing. Counts stay exact beyond these limits; only the detail is
@@ -119,6 +119,15 @@ class Watcher(Protocol):
         """Take note of a span that is about to be closed."""
 
 
+class Leaves(Protocol):
+    """Takes note of something that leaves the process."""
+
+    def __call__(
+        self, kind: str, label: str, site: Site | None, span: OpenSpan | None = None
+    ) -> None:
+        """Take note of it."""
+
+
 class OpenSpan:
     """A span that is still being measured.
 
@@ -204,6 +213,10 @@ class OpenSpan:
             self.folded = fold(name, self.folded, child, max_tallies=MAX_TALLIES)
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
 class Spans:
     """The open spans of one process.
 
@@ -217,6 +230,12 @@ class Spans:
         watchers: are told of the spans that are opened and closed.
         asked_of_requests: metrics that are only measured on request, and that every request is
             asked for, by budgets of endpoints.
+        fixtures: called when a fixture is set up inside a span; what each returns is called when
+            that is done.
+        leaves: None, or to be called where something leaves the process: with what it is
+            (``http``, ``cache`` or ``task``), a label, the line that sent it, and the span in
+            which that was, by default the innermost. It is None unless a transaction of a
+            database has written, so to ask costs next to nothing.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -229,6 +248,8 @@ class Spans:
         self.passed_waivers: dict[Waiver, set[str]] = {}
         self.watchers: list[Watcher] = []
         self.asked_of_requests: frozenset[str] = frozenset()
+        self.fixtures: list[Callable[[], Callable[[], None]]] = []
+        self.leaves: Leaves | None = None
         self._open: list[OpenSpan] = []
         # Whether a timing is under way, for which the probes are off.
         self.timing = False
@@ -311,6 +332,21 @@ class Spans:
             heir = heir.parent
         if heir is not None:
             heir.adopt(frozen)
+
+    def begin_fixture(self) -> Callable[[], None]:
+        """Note that a fixture is being set up, and return what is to be called when it is.
+
+        What it takes meanwhile it gives back when it is torn down, after the span.
+        """
+        if self.innermost() is None:
+            return _nothing
+        ends = [begin() for begin in self.fixtures]
+
+        def end() -> None:
+            for each in ends:
+                each()
+
+        return end
 
     def skip(self) -> None:
         """Forget what sources have counted by themselves since they were read last."""

@@ -240,7 +240,7 @@ class _Observer:
 
     def wrap_send(self, original: Callable[..., Any], _is_async: bool) -> Callable[..., Any]:  # noqa: FBT001
         """Wrap the method that everything passes that is sent; each call is a round trip."""
-        under_way = self._under_way
+        under_way, spans = self._under_way, self._spans
 
         # It has the arguments that it passes on: cheaper than any.
         @wraps(original)
@@ -248,6 +248,9 @@ class _Observer:
             tally = under_way.get()
             if tally is not None:
                 tally.roundtrips += 1
+                leaves = spans.leaves
+                if leaves is not None and tally is not _NOBODY:
+                    leaves("cache", tally.label, tally.site)
             return original(connection, command, check_health)
 
         return send_packed_command

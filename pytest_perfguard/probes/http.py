@@ -46,6 +46,10 @@ _SEAMS = (
     ("django.test.client", "AsyncClient", "request", True),
 )
 
+# Clients and transports that hand requests to an application that they are given.
+_TEST_CLIENTS = {"starlette.testclient", "werkzeug.test", "django.test.client"}
+_IN_PROCESS_TRANSPORTS = {"ASGITransport", "WSGITransport"}
+
 # Owner of a span that waits for the request that it was opened for.
 UNCLAIMED = object()
 
@@ -53,11 +57,12 @@ UNCLAIMED = object()
 class HttpLedger:
     """What became of the request of one span."""
 
-    __slots__ = ("_span", "bytes", "decoded", "error", "routed", "site", "status")
+    __slots__ = ("_span", "bytes", "decoded", "error", "routed", "sender", "site", "status")
 
-    def __init__(self, span: OpenSpan, site: Site | None) -> None:
+    def __init__(self, span: OpenSpan, site: Site | None, sender: OpenSpan | None) -> None:
         self._span = span
         self.site = site
+        self.sender = sender
         self.status = 0
         self.error = ""
         self.routed = False
@@ -138,8 +143,9 @@ def fold_path(path: str) -> str:
 
 def open_request(spans: Spans, name: str, site: Site | None, owner: object) -> OpenSpan:
     """Open the span of a request."""
+    sender = spans.innermost()
     span = spans.open(name, "request", owner=owner)
-    span.ledgers["http"] = HttpLedger(span, site)
+    span.ledgers["http"] = HttpLedger(span, site, sender)
     return span
 
 
@@ -200,6 +206,7 @@ def _wrap(original: Callable[..., Any], spans: Spans) -> Callable[..., Any]:
         finally:
             if is_ours:
                 spans.close(span)
+                _note_leaving(spans, self, span)
         return response
 
     return send
@@ -221,9 +228,25 @@ def _wrap_async(original: Callable[..., Any], spans: Spans) -> Callable[..., Any
         finally:
             if is_ours:
                 spans.close(span)
+                _note_leaving(spans, self, span)
         return response
 
     return send
+
+
+def _note_leaving(spans: Spans, client: object, span: OpenSpan) -> None:
+    """Tell of a request that left the process: one that no application in it has answered."""
+    leaves = spans.leaves
+    ledger = span.ledgers["http"]
+    if leaves is not None and not ledger.routed and not _is_in_process(client):
+        leaves("http", span.name, ledger.site, ledger.sender)
+
+
+def _is_in_process(client: object) -> bool:
+    """Return whether a client hands its requests to an application of this process."""
+    names = {kind.__name__ for kind in type(getattr(client, "_transport", None)).__mro__}
+    modules = {kind.__module__ for kind in type(client).__mro__}
+    return bool(names & _IN_PROCESS_TRANSPORTS or modules & _TEST_CLIENTS)
 
 
 def _answered(span: OpenSpan, response: Any) -> None:

@@ -20,6 +20,7 @@ from pytest_perfguard.callsite import outwards, waiting_user_frame
 from pytest_perfguard.errors import PerfguardError
 from pytest_perfguard.fingerprint import Fingerprint, Kind, fingerprint, varying_text
 from pytest_perfguard.metrics import UNCOUNTED
+from pytest_perfguard.probes.pool import Pools
 from pytest_perfguard.probes.sql_advice import describe, fix
 from pytest_perfguard.probes.sql_ledger import (
     Key,
@@ -29,6 +30,8 @@ from pytest_perfguard.probes.sql_ledger import (
     compare,
     hashes_by_identity,
 )
+from pytest_perfguard.probes.sql_places import Places
+from pytest_perfguard.probes.transactions import Transactions
 from pytest_perfguard.spans import PLANNED, Clock, OpenSpan, Spans
 from pytest_perfguard.units import shown
 
@@ -63,6 +66,7 @@ class SqlProbe:
         # probe, so that two may listen at once.
         self._attribute = f"_perfguard_{next(_NUMBERS)}"
         self._engines: WeakKeyDictionary[Engine, tuple[str, str]] = WeakKeyDictionary()
+        self._watched: tuple[Spans, Pools, Transactions] | None = None
 
     def start(self, spans: Spans) -> None:
         """Listen on the classes, so that engines made before and after are heard alike.
@@ -89,7 +93,8 @@ class SqlProbe:
             event.listen(target, name, listener)
             self._undo.append(lambda: event.remove(target, name, listener))
 
-        observe = self._observer(spans, internals)
+        pools, transactions = self._watch(spans, internals)
+        observe = self._observer(spans, internals, transactions)
 
         def do_execute(cursor: Any, statement: str, parameters: Any, context: Any) -> Any:
             __tracebackhide__ = True
@@ -121,23 +126,56 @@ class SqlProbe:
             return observe(run, cursor, statement, None, context)
 
         self._undo.append(internals.watch_rows(self._attribute, _count_rows))
-        self._undo.append(internals.watch_commits(self._commit(spans)))
+        self._undo.append(
+            internals.watch_transactions(
+                transactions.began, transactions.committing, transactions.ended
+            )
+        )
+        self._undo.append(internals.watch_waits(pools.waiting, Clock.now))
         for listener in (do_execute, do_executemany, do_execute_no_params):
             self._undo.append(internals.listen_first(Engine, listener.__name__, listener))
-        listen(Pool, "checkout", self._checkout(spans))
+        listen(Pool, "checkout", pools.checkout)
+        listen(Pool, "checkin", pools.checkin)
         listen(Session, "before_flush", self._count_flush)
+
+        listen(Session, "after_begin", pools.begun)
+        listen(Session, "after_begin", transactions.joined)
+        listen(Session, "after_transaction_end", transactions.left)
 
     def stop(self) -> None:
         """Take every listener and wrapper away again."""
         while self._undo:
             self._undo.pop()()
 
+    def _watch(self, spans: Spans, internals: ModuleType) -> tuple[Pools, Transactions]:
+        """Begin to watch the spans for what has to do with pools and transactions."""
+        if self._watched is None or self._watched[0] is not spans:
+            places = Places(spans.sites, internals.LIBRARY)
+            self._watched = (
+                spans,
+                Pools(spans, places, internals),
+                Transactions(spans, places, internals),
+            )
+        _, pools, transactions = self._watched
+        spans.watchers += [pools, transactions]
+        spans.fixtures.append(pools.fixture)
+
+        def leave() -> None:
+            spans.fixtures.remove(pools.fixture)
+            for watcher in (pools, transactions):
+                spans.watchers.remove(watcher)
+                watcher.clear()
+
+        self._undo.append(leave)
+        return pools, transactions
+
     def _count_flush(self, *_: object) -> None:
         self._flushes += 1
 
     def _observer(  # noqa: C901, PLR0915 - see the module's docstring
-        self, spans: Spans, internals: ModuleType
+        self, spans: Spans, internals: ModuleType, transactions: Transactions
     ) -> Callable[..., Any]:
+        open_transactions = transactions.by_connection
         innermost = spans.innermost
         is_user = spans.sites.is_user
         getframe = sys._getframe
@@ -186,16 +224,23 @@ class SqlProbe:
                     knowns[key] = known
                 tally = known.tally
                 setattr(context, attribute, tally)
-                if known.counted and not (tally.batched and span.last is tally):
-                    writes = known.writes
-                    if writes is None or not self._same_flush(tally, internals):
-                        tally.count += 1
-                        if known.repeatable or known.reads is not None:
-                            compare(ledger, known, parameters)
-                        if writes is not None:
-                            ledger.forget_reads(writes)
-                        if show_parameters and len(tally.samples) < _MAX_SAMPLES:
-                            tally.samples.append(shown(parameters, _MAX_SAMPLE_LENGTH))
+                writes = known.writes
+                if writes is not None:
+                    transaction = open_transactions.get(id(context.root_connection))
+                    if transaction is not None and transaction.written is None:
+                        transactions.wrote(transaction, tally)
+                if (
+                    known.counted
+                    and not (tally.batched and span.last is tally)
+                    and (writes is None or not self._same_flush(tally, internals))
+                ):
+                    tally.count += 1
+                    if known.repeatable or known.reads is not None:
+                        compare(ledger, known, parameters)
+                    if writes is not None:
+                        ledger.forget_reads(writes)
+                    if show_parameters and len(tally.samples) < _MAX_SAMPLES:
+                        tally.samples.append(shown(parameters, _MAX_SAMPLE_LENGTH))
             # Otherwise this is a further batch of a statement that has been counted.
             tally.roundtrips += 1
             started = clock()
@@ -293,39 +338,6 @@ class SqlProbe:
             self._engines[engine] = identity, f"{engine.dialect.name}+{engine.driver}"
         identity, label = self._engines[engine]
         spans.engines[identity] = label
-
-    def _commit(self, spans: Spans) -> Callable[[], None]:
-        def commit() -> None:
-            span = spans.innermost()
-            if span is None:
-                return
-            ledger = span.ledgers.get("sql")
-            if ledger is None:
-                ledger = span.ledgers.setdefault("sql", SqlLedger())
-            site = spans.sites.site(sys._getframe(1), "")
-            ledger.tally("COMMIT", Kind.TRANSACTION, "COMMIT", site, None).commits += 1
-
-        return commit
-
-    def _checkout(self, spans: Spans) -> Callable[..., None]:
-        def checkout(_connection: object, _record: object, proxy: Any) -> None:
-            span = spans.innermost()
-            if span is None:
-                return
-            pool = proxy._pool
-            size, overflow = getattr(pool, "size", None), getattr(pool, "_max_overflow", None)
-            if size is None or overflow is None:
-                span.notes[
-                    f"{type(pool).__name__} has no limit that pool_peak could be a share of"
-                ] = None
-            elif overflow < 0:
-                span.notes[
-                    "a pool with max_overflow=-1 has no limit that pool_peak could be a share of"
-                ] = None
-            else:
-                span.level("pool_peak", pool.checkedout() / (size() + overflow))
-
-        return checkout
 
 
 def _after(

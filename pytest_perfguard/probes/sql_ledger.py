@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.fingerprint import varying_values
 from pytest_perfguard.model import Site, Tally
-from pytest_perfguard.spans import MAX_TALLIES
+from pytest_perfguard.spans import MAX_TALLIES, OpenSpan
 
 if TYPE_CHECKING:
     from pytest_perfguard.probes.sqlalchemy_internals import Cause
+    from pytest_perfguard.probes.transactions import Marks, OpenTransaction
 
 # Parameter sets are remembered as hashes to tell duplicates from repeats. A span remembers this
 # many for each statement, and fewer once it holds many altogether.
@@ -44,6 +45,7 @@ class LiveTally:
         "label",
         "moment",
         "operation",
+        "others",
         "peak",
         "repeats",
         "roundtrips",
@@ -84,12 +86,19 @@ class LiveTally:
         self.commits = 0
         self.full_scans = 0
         self.unplanned = 0
+        # What few tallies have: waits, leaks, calls inside transactions.
+        self.others: dict[str, float] = {}
         self.samples: list[str] = []
         self.moment: list[Any] = ["", 0, 0.0, 0.0]
+
+    def add(self, name: str, value: float) -> None:
+        """Add to a sum that few tallies have."""
+        self.others[name] = self.others.get(name, 0) + value
 
     def freeze(self) -> Tally:
         """Return what has been added up so far."""
         sums = {
+            **self.others,
             "roundtrips": self.roundtrips,
             "rows": self.rows,
             "seconds": self.seconds,
@@ -166,12 +175,16 @@ Key = tuple[str | int, int, int]
 class SqlLedger:
     """What the probe has seen in one span."""
 
-    __slots__ = ("_by_table", "_lazy", "_reads", "_tallies", "by_dialect", "kept", "selected")
+    __slots__ = (
+        "_by_table", "_lazy", "_reads", "_tallies", "by_dialect", "kept", "longest", "selected",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         # Each engine has a dialect of its own.
         self.by_dialect: dict[object, dict[Key, Known]] = {}
         self.kept = 0
+        # The transaction that was open longest, and how far the span was when it ended.
+        self.longest: tuple[OpenTransaction, Marks] | None = None
         self._reads: dict[int, Remembered] = {}
         # Entities that a query of the code selected, and how the others were loaded at first.
         self.selected: set[str] = set()
@@ -245,6 +258,16 @@ class SqlLedger:
         self.kept += 1
         mine = object()
         return seen.setdefault(value, mine) is not mine
+
+
+def ledger_of(span: OpenSpan) -> SqlLedger:
+    """Return the probe's ledger of a span, a new one at first."""
+    ledger: SqlLedger | None = span.ledgers.get("sql")
+    if ledger is None:
+        # Another thread may be here as well: what it has made is kept.
+        ledger = span.ledgers.setdefault("sql", SqlLedger())
+    assert ledger is not None
+    return ledger
 
 
 def hashes_by_identity(parameters: Any) -> bool:

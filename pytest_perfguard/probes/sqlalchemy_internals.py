@@ -6,10 +6,11 @@ that a release that moves one of these names is noticed here and nowhere else.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,9 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.engine import cursor as _cursor
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.event.api import _event_key
+from sqlalchemy.orm import session as _session
+from sqlalchemy.util import ScopedRegistry, ThreadLocalRegistry
+from sqlalchemy.util import queue as _queue
 
 LIBRARY = str(Path(sqlalchemy.__file__).parent)
 _STRATEGIES = str(Path(LIBRARY, "orm", "strategies.py"))
@@ -129,32 +133,160 @@ def in_flush(frame: FrameType | None) -> bool:
     return False
 
 
-def watch_commits(commit: Callable[[], None]) -> Callable[[], None]:
-    """Call ``commit()`` for each COMMIT that goes to a database; returns the undo.
+def watch_transactions(
+    began: Callable[[Connection], None],
+    committing: Callable[[], None],
+    ended: Callable[[Connection], None],
+) -> Callable[[], None]:
+    """Tell of each BEGIN, COMMIT and ROLLBACK that goes to a database; returns the undo.
 
-    The documented ``commit`` event would do, but a listener for it makes SQLAlchemy take the
-    slow path for every statement.
+    The documented events would do, but a listener for them makes SQLAlchemy take the slow path
+    for every statement.
+
+    Args:
+        began: called after a transaction has begun, by itself or because it was asked for.
+        committing: called before a COMMIT.
+        ended: called after a COMMIT that succeeded, and after a ROLLBACK.
     """
-    undo: list[tuple[str, Any]] = []
-    for name in ("_commit_impl", "_commit_twophase_impl"):
-        original = getattr(Connection, name)
-        undo.append((name, original))
-        setattr(Connection, name, _before(commit, original))
+    undo: list[tuple[str, Any, Any]] = []
+    makers: dict[str, Callable[[Any], Any]] = {
+        "begin": partial(_around, after=began),
+        "commit": partial(_around, before=committing, after=ended),
+        "rollback": partial(_finally, after=ended),
+    }
+    for action, make in makers.items():
+        for name in (f"_{action}_impl", f"_{action}_twophase_impl"):
+            original = getattr(Connection, name)
+            wrapper = make(original)
+            undo.append((name, original, wrapper))
+            setattr(Connection, name, wrapper)
 
     def restore() -> None:
-        for name, original in undo:
-            setattr(Connection, name, original)
+        for name, original, wrapper in undo:
+            if vars(Connection).get(name) is wrapper:
+                setattr(Connection, name, original)
 
     return restore
 
 
-def _before(first: Callable[[], None], then: Any) -> Any:
-    @wraps(then)
-    def both(*args: Any, **kwargs: Any) -> Any:
-        first()
-        return then(*args, **kwargs)
+def _around(
+    original: Any, after: Callable[[Connection], None], before: Callable[[], None] | None = None
+) -> Any:
+    @wraps(original)
+    def both(self: Connection, *args: Any, **kwargs: Any) -> Any:
+        if before is not None:
+            before()
+        result = original(self, *args, **kwargs)
+        after(self)
+        return result
 
     return both
+
+
+def _finally(original: Any, after: Callable[[Connection], None]) -> Any:
+    @wraps(original)
+    def both(self: Connection, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            after(self)
+
+    return both
+
+
+def commits_by_itself(connection: Connection) -> bool:
+    """Return whether each statement is committed at once, so that BEGIN begins nothing."""
+    return connection._is_autocommit_isolation()
+
+
+def watch_waits(
+    waiting: Callable[[], Callable[[float], None] | None], clock: Callable[[], float]
+) -> Callable[[], None]:
+    """Tell of each wait for a connection of a pool that has none left; returns the undo.
+
+    Args:
+        waiting: called before the wait; what it returns is called with the seconds it took.
+    """
+    undo: list[tuple[type, Any, Any]] = []
+
+    def wrap(original: Any) -> Any:
+        @wraps(original)
+        def get(self: Any, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+            if not block or not self.empty():
+                return original(self, block, timeout)
+            waited = waiting()
+            if waited is None:
+                return original(self, block, timeout)
+            started = clock()
+            try:
+                return original(self, block, timeout)
+            finally:
+                waited(clock() - started)
+
+        return get
+
+    for queue in (_queue.Queue, _queue.AsyncAdaptedQueue):
+        original = vars(queue)["get"]
+        wrapper = wrap(original)
+        undo.append((queue, original, wrapper))
+        setattr(queue, "get", wrapper)  # noqa: B010 - mypy lets no method be assigned
+
+    def restore() -> None:
+        for queue, original, wrapper in undo:
+            if vars(queue).get("get") is wrapper:
+                setattr(queue, "get", original)  # noqa: B010
+
+    return restore
+
+
+def pool_of(proxy: Any) -> Any:
+    """Return the pool that a connection was checked out of."""
+    return proxy._pool
+
+
+def capacity(pool: Any) -> int | str:
+    """Return how many connections a pool may hand out at once, or why there is no such number."""
+    overflow = getattr(pool, "_max_overflow", None)
+    if overflow is None or not hasattr(pool, "size"):
+        return f"{type(pool).__name__} has no limit that pool_peak could be a share of"
+    if overflow < 0:
+        return "a pool with max_overflow=-1 has no limit that pool_peak could be a share of"
+    size: int = pool.size()
+    return size + int(overflow)
+
+
+def label(pool: Any) -> str:
+    """Return what the engine of a pool is called: its dialect and driver, nothing of its URL."""
+    dialect = pool._dialect
+    return f"{dialect.name}+{dialect.driver}"
+
+
+def next_session() -> int:
+    """Return a number that every Session made later exceeds in its ``hash_key``."""
+    number: int = _session._new_sessionid()
+    return number
+
+
+def is_scoped(session_key: int) -> bool:
+    """Return whether a session belongs to a registry, which hands it out again and again.
+
+    Of registries by thread only what this thread has is known. All objects of the process are
+    looked at, so this is asked in doubt only.
+    """
+    session = _session._sessions.get(session_key)
+    # An AsyncSession is a shell around a Session.
+    return any(
+        getattr(each, "sync_session", each) is session
+        for found in gc.get_objects()
+        if issubclass(type(found), ScopedRegistry)
+        for each in _registered(found)
+    )
+
+
+def _registered(registry: Any) -> list[Any]:
+    if isinstance(registry, ThreadLocalRegistry):
+        return [registry.registry.value] if registry.has() else []
+    return list(registry.registry.values())
 
 
 def listen_first(target: type, name: str, listener: Any) -> Callable[[], None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from pytest_perfguard.findings import place
 from pytest_perfguard.fingerprint import shorten
-from pytest_perfguard.folding import add, folded_timeline
+from pytest_perfguard.folding import add, folded_timeline, told
 from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
 from pytest_perfguard.model import (
     Finding,
@@ -144,14 +145,8 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     lines = [line for finding in candidates[:_MAX_CAUSES] for line in cause(finding, width)]
     if len(candidates) > _MAX_CAUSES:
         lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
-    # Why something has no value explains none, and what the span itself says comes first.
-    told = {
-        name: fact
-        for part in (*list(span.walk())[1:], span)
-        for name, fact in part.facts.items()
-        if name in METRICS and METRICS[name].measure(part) is not None
-    }
-    lines += [told[name] for name in METRICS if name in wanted and name in told]
+    facts = told(map(_with_values, span.walk()))
+    lines += [facts[name] for name in METRICS if name in wanted and name in facts]
     lines += _computed(span) if wanted & {"cpu_time", "cpu_percent"} else []
     parts = (name.partition("_") for name in wanted)
     if times := {name for group, _, name in parts if group in _TIMED and name in STATISTICS}:
@@ -161,7 +156,7 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     for probe, names, explain in _EXPLANATIONS:
         # What is explained already would only be buried by a list of everything.
         if wanted & names and not (
-            explain in _LISTS and (probe in explained or names & told.keys())
+            explain in _LISTS and (probe in explained or names & facts.keys())
         ):
             of_probe = [tally for tally in tallies if tally.probe == probe]
             for title, tally, advice in explain(of_probe)[:_MAX_CAUSES]:
@@ -183,6 +178,16 @@ def _computed(span: Span) -> list[str]:
         f"{used} of CPU time in {taken}, all threads of the process and timed rounds included",
         f"    fix: {_PROFILE}, and compute less, or once for all (cache it)",
     ]
+
+
+def _with_values(span: Span) -> Span:
+    """Return the span without facts that say why something has no value: they explain none."""
+    known = {
+        name: fact
+        for name, fact in span.facts.items()
+        if name in METRICS and METRICS[name].measure(span) is not None
+    }
+    return replace(span, facts=known)
 
 
 def _rounds(span: Span, wanted: set[str]) -> list[str]:
@@ -352,10 +357,59 @@ def _listed(tallies: Iterable[Tally]) -> _Explained:
 
 
 def _committed(tallies: Iterable[Tally]) -> _Explained:
+    """List the lines that commit, those that do it again and again first."""
+    committing = [t for t in tallies if t.sums.get("commits")]
+    advice = "commit once, when all of it is done"
     return [
-        (f"{t.sums['commits']:.0f}x COMMIT", t, "commit once, when all of it is done")
+        (f"{t.sums['commits']:.0f}x COMMIT", t, t.fix or advice)
+        for t in sorted(committing, key=lambda t: (not t.fix, -t.sums["commits"]))
+    ]
+
+
+def _waited(tallies: Iterable[Tally]) -> _Explained:
+    advice = (
+        "give connections back before what takes long, or let the pool have more (pool_size, "
+        "max_overflow)"
+    )
+    waited = [t for t in tallies if t.sums.get("waits")]
+    return [
+        (
+            f"{t.sums['waits']:.0f}x waited for a connection: {_seconds(t, 'pool_wait')} in all",
+            t,
+            advice,
+        )
+        for t in sorted(waited, key=lambda t: -t.sums["pool_wait"])
+    ]
+
+
+def _seconds(tally: Tally, name: str) -> str:
+    return show(tally.sums[name], Unit.SECONDS)
+
+
+def _leaked(tallies: Iterable[Tally]) -> _Explained:
+    advice = (
+        "close it: with Session(engine) as session: ..., or with engine.connect() as connection: "
+        "..."
+    )
+    return [
+        (f"{t.sums['leaks']:.0f}x checked out a connection that was not given back", t, advice)
         for t in tallies
-        if t.sums.get("commits")
+        if t.sums.get("leaks")
+    ]
+
+
+def _called_out(tallies: Iterable[Tally]) -> _Explained:
+    """List what was waited for while locks were held."""
+    advice = "commit first and call then, or call first and write then"
+    calls = [t for t in tallies if t.sums.get("tx_calls")]
+    return [
+        (
+            f"{t.sums['tx_calls']:.0f}x {t.label} inside a transaction that had written: "
+            + t.facts.get("wrote", "?"),
+            t,
+            advice,
+        )
+        for t in sorted(calls, key=lambda t: -t.sums["tx_calls"])
     ]
 
 
@@ -479,6 +533,9 @@ _EXPLAINS = {
 _EXPLANATIONS: tuple[tuple[str, set[str], _Explain], ...] = (
     ("sql", {"sql_errors"}, _failed),
     ("sql", {"sql_full_scans"}, _scanned),
+    ("sql", {"tx_calls"}, _called_out),
+    ("sql", {"pool_leaks"}, _leaked),
+    ("sql", {"pool_wait"}, _waited),
     ("sql", {"sql_slowest", "sql_time"}, _slowest),
     ("sql", {"sql_rows"}, _largest),
     ("sql", {"sql_commits"}, _committed),

@@ -17,7 +17,7 @@ _TIMES = {
 }  # fmt: skip
 # Known where something was timed, or asked of a contract, or answered.
 _UNKNOWN = {
-    "sql_full_scans", "pool_peak", "cache_hit_ratio",
+    "sql_full_scans", "pool_peak", "tx_longest", "cache_hit_ratio",
     "cache_rereads", "cache_differences", "cache_recomputations",
     "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
     "cpu_time", "cpu_percent", "memory_peak", "memory_growth", "memory_percent", "alloc_peak",
@@ -32,6 +32,9 @@ _CHILD = span(
         peaks={"seconds": 0.2},
     ),
     tally("COMMIT", kind="transaction", count=0, sums={"commits": 2}),
+    tally("wait", kind="transaction", count=0, sums={"waits": 1, "pool_wait": 0.5}),
+    tally("leak", kind="transaction", count=0, sums={"leaks": 1}),
+    tally("HTTP POST /", kind="transaction", count=0, sums={"tx_calls": 3}),
     tally(
         "GET Resource:{int}",
         probe="cache",
@@ -50,7 +53,7 @@ _CHILD = span(
     name="GET /",
     kind="request",
     timing={"statistics": _TIMES},
-    peaks={"pool_peak": 0.75, "cache_differences": 1, "cache_recomputations": 2,
+    peaks={"pool_peak": 0.75, "tx_longest": 0.5, "cache_differences": 1, "cache_recomputations": 2,
            "cpu_time": 9.0, "cpu_percent": 9.0, "memory_peak": 9e9, "memory_percent": 9.0,
            "loop_stall": 9.0, "alloc_peak": 4096, "memory_growth": 9e9},
     findings=(
@@ -70,6 +73,8 @@ _WHOLE = span(
     ),
     tally("UPDATE t SET a = ?", kind="write", sums={"roundtrips": 1, "full_scans": 1}),
     tally("SAVEPOINT a", kind="transaction", count=9, sums={"roundtrips": 9, "seconds": 9.0}),
+    tally("wait", kind="transaction", count=0, sums={"waits": 2, "pool_wait": 0.25}),
+    tally("leak", kind="transaction", count=0, sums={"leaks": 2}),
     tally("SELECT version()", kind="connect", count=9, sums={"roundtrips": 9, "rows": 9}),
     tally(
         "SET Resource:{int}",
@@ -92,6 +97,7 @@ _WHOLE = span(
     ),
     peaks={
         "pool_peak": 0.5,
+        "tx_longest": 0.25,
         "cache_rereads": 5,
         "cache_differences": 3,
         "cpu_time": 0.5,
@@ -136,6 +142,10 @@ _WHOLE = span(
         ("sql_errors", 1),
         ("sql_full_scans", 2),
         ("pool_peak", 0.75),
+        ("pool_wait", 0.75),
+        ("pool_leaks", 3),
+        ("tx_longest", 0.5),
+        ("tx_calls", 3),
         ("cache_hits", 9),
         ("cache_misses", 6),
         ("cache_hit_ratio", 0.6),

@@ -1,0 +1,285 @@
+"""Database transactions: how long they are open, and what leaves the process meanwhile.
+
+A transaction that has written holds locks, and its connection, until it ends: a request to
+another service inside it makes everybody wait for that service. What leaves the process is told
+of by the probes that see it, through ``spans.leaves``, which is None unless some transaction has
+written.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from contextvars import ContextVar
+from threading import Lock
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from pytest_perfguard.fingerprint import Kind
+from pytest_perfguard.probes.sql_ledger import LiveTally, ledger_of
+from pytest_perfguard.spans import Clock
+from pytest_perfguard.units import Unit, show
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from sqlalchemy.engine import Connection
+    from sqlalchemy.orm import Session, SessionTransaction
+
+    from pytest_perfguard.model import Site
+    from pytest_perfguard.probes.sql_places import Places
+    from pytest_perfguard.spans import OpenSpan, Spans
+
+_MAX_MEANWHILE = 6
+# What the kinds of things that leave the process are called.
+_KINDS = {"http": "HTTP"}
+_FIX = "fix: read and compute before the first write, and commit before anything else is waited for"
+
+
+# How far a span is: entries of its time line, how often the last of them was done, and spans that
+# have been inside it.
+Marks = tuple[int, float | str, int]
+
+
+class OpenTransaction:
+    """A transaction that has begun in a span.
+
+    Attributes:
+        written: the first statement that wrote in it.
+        outer: the one that it is a savepoint of, where a session takes it for a transaction.
+        marks: how far the span was when it began.
+    """
+
+    __slots__ = (
+        "began", "connection", "ended", "marks", "outer", "site", "span", "written",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        span: OpenSpan,
+        connection: Connection,
+        site: Site | None,
+        outer: OpenTransaction | None,
+    ) -> None:
+        self.span = span
+        self.connection = ref(connection)
+        self.site = site
+        self.outer = outer
+        self.marks = _marks(span)
+        self.written: LiveTally | None = None
+        self.ended = False
+        self.began = Clock.now()
+
+
+class Transactions:
+    """Watches the transactions of every connection; a watcher of spans.
+
+    Attributes:
+        by_connection: the innermost transaction of each connection, by its identity.
+    """
+
+    def __init__(self, spans: Spans, places: Places, internals: ModuleType) -> None:
+        from sqlalchemy.engine import Connection  # noqa: PLC0415 - an optional library
+
+        self._spans = spans
+        self._places = places
+        self._internals = internals
+        self._connection_class = Connection
+        self.by_connection: dict[int, OpenTransaction] = {}
+        # Those that a session takes for its own, by the identity of its SessionTransaction.
+        self._joined: dict[int, OpenTransaction] = {}
+        # Those of this thread or task; asyncio's greenlets have the context of their task.
+        self._here: ContextVar[tuple[OpenTransaction, ...]] = ContextVar(
+            "perfguard_transactions", default=()
+        )
+        self._written: set[OpenTransaction] = set()
+        self._lock = Lock()
+
+    def clear(self) -> None:
+        """Forget what is open, since it will not be seen to end."""
+        for transaction in list(self.by_connection.values()):
+            transaction.ended = True
+        self.by_connection.clear()
+        self._joined.clear()
+        with self._lock:
+            self._written.clear()
+            self._spans.leaves = None
+
+    # -- what SQLAlchemy tells ----------------------------------------------------------------
+
+    def began(self, connection: Connection) -> None:
+        """Take note of a BEGIN."""
+        span = self._spans.innermost()
+        if span is None or self._internals.commits_by_itself(connection):
+            self.by_connection.pop(id(connection), None)
+        else:
+            self._open(span, connection, None)
+
+    def committing(self) -> None:
+        """Count a COMMIT; a line that does it again and again could do it once."""
+        span = self._spans.innermost()
+        if span is None:
+            return
+        site = self._places.site(sys._getframe(1))
+        tally = ledger_of(span).tally("COMMIT", Kind.TRANSACTION, "COMMIT", site, None)
+        tally.commits += 1
+        if tally.commits >= self._spans.settings.n_plus_one_threshold:
+            tally.fix = "commit once, after the loop: each COMMIT waits for the disk"
+
+    def ended(self, connection: Connection) -> None:
+        """Take note of a COMMIT or ROLLBACK."""
+        transaction = self.by_connection.pop(id(connection), None)
+        if transaction is not None:
+            now = Clock.now()
+            while transaction is not None:
+                self._finish(transaction, now)
+                transaction = transaction.outer
+
+    def joined(self, session: Session, own: SessionTransaction, connection: Connection) -> None:
+        """Take note of a session that has begun to use a connection.
+
+        One that is bound to a connection takes a savepoint, or the transaction that is there, for
+        its own, as in tests that roll everything back; its commit then ends what it has begun.
+        """
+        if own.parent is None and isinstance(session.bind, self._connection_class):
+            span = self._spans.innermost()
+            if span is not None:
+                outer = self.by_connection.get(id(connection))
+                self._joined[id(own)] = self._open(span, connection, outer)
+
+    def left(self, _session: Session, own: SessionTransaction) -> None:
+        """Take note of what a session took for its transaction and has ended."""
+        if not self._joined:
+            return
+        transaction = self._joined.pop(id(own), None)
+        if transaction is None:
+            return
+        self._finish(transaction, Clock.now())
+        connection = transaction.connection()
+        if connection is not None and self.by_connection.get(id(connection)) is transaction:
+            self._uncover(id(connection), transaction)
+
+    def wrote(self, transaction: OpenTransaction, tally: LiveTally) -> None:
+        """Take note of the first statement of a transaction that writes."""
+        if not transaction.ended:
+            transaction.written = tally
+            with self._lock:
+                self._written.add(transaction)
+                self._spans.leaves = self._leaves
+
+    # -- what others tell ---------------------------------------------------------------------
+
+    def _leaves(
+        self, kind: str, label: str, site: Site | None, span: OpenSpan | None = None
+    ) -> None:
+        """Count what leaves the process while a transaction of the same task has written."""
+        span = span or self._spans.innermost()
+        for transaction in reversed(self._here.get()):
+            written = transaction.written
+            if (
+                span is not None
+                and written is not None
+                and not transaction.ended
+                and transaction.span is span
+                and transaction.connection() is not None
+            ):
+                name = f"{_KINDS.get(kind, kind)} {label}"
+                tally = ledger_of(span).tally(name, Kind.TRANSACTION, name, site, None)
+                tally.add("tx_calls", 1)
+                tally.facts["wrote"] = (
+                    f"{written.label} at {written.site or 'no line of your code'}"
+                )
+                return
+
+    def opened(self, _span: OpenSpan) -> None:
+        """Take no note of a span that is opened."""
+
+    def closed(self, span: OpenSpan) -> None:
+        """End what has begun in the span and is still open, and tell of the longest."""
+        now = Clock.now()
+        for key, innermost in list(self.by_connection.items()):
+            transaction: OpenTransaction | None = innermost
+            while transaction is not None:
+                if transaction.span is span:
+                    # When a connection that was thrown away did end, is not known.
+                    transaction.ended |= transaction.connection() is None
+                    self._finish(transaction, now)
+                transaction = transaction.outer
+            self._uncover(key, innermost)
+        for own, each in list(self._joined.items()):
+            if each.ended:
+                self._joined.pop(own, None)
+        with self._lock:
+            self._written = {each for each in self._written if each.span is not span}
+            if not self._written:
+                self._spans.leaves = None
+        ledger = span.ledgers.get("sql")
+        if ledger is not None and ledger.longest is not None:
+            span.facts["tx_longest"] = _describe(span, *ledger.longest)
+
+    # -- the one way in and out ---------------------------------------------------------------
+
+    def _open(
+        self, span: OpenSpan, connection: Connection, outer: OpenTransaction | None
+    ) -> OpenTransaction:
+        transaction = OpenTransaction(span, connection, self._places.site(sys._getframe(2)), outer)
+        here = self._here.get()
+        self._here.set((*(each for each in here if not each.ended), transaction))
+        self.by_connection[id(connection)] = transaction
+        return transaction
+
+    def _finish(self, transaction: OpenTransaction, now: float) -> None:
+        if transaction.written is not None:
+            with self._lock:
+                self._written.discard(transaction)
+                if not self._written:
+                    self._spans.leaves = None
+        if transaction.ended:
+            return
+        transaction.ended = True
+        span = transaction.span
+        took = now - transaction.began
+        if not span.closed and took > span.peaks.get("tx_longest", -1.0):
+            span.peaks["tx_longest"] = took
+            ledger_of(span).longest = (transaction, _marks(span))
+
+    def _uncover(self, key: int, transaction: OpenTransaction | None) -> None:
+        """Make the innermost transaction that is still open that of the connection."""
+        while transaction is not None and transaction.ended:
+            transaction = transaction.outer
+        if transaction is None:
+            self.by_connection.pop(key, None)
+        else:
+            self.by_connection[key] = transaction
+
+
+def _marks(span: OpenSpan) -> Marks:
+    moments = span.moments
+    return len(moments), moments[-1][1] if moments else 0, len(span.children)
+
+
+def _describe(span: OpenSpan, transaction: OpenTransaction, until: Marks) -> str:
+    """Say where the longest transaction began, and what was done while it was open."""
+    took = show(span.peaks["tx_longest"], Unit.SECONDS)
+    done = _meanwhile(span, transaction.marks, until)
+    more = len(done) - _MAX_MEANWHILE
+    told = [*done[:_MAX_MEANWHILE], *([f"... {more} more"] if more > 0 else [])]
+    return "\n    ".join(
+        (
+            f"a transaction was open for {took}, begun",
+            f"at {transaction.site or 'no line of your code'}",
+            *([f"meanwhile: {' · '.join(told)}"] if told else []),
+            _FIX,
+        )
+    )
+
+
+def _meanwhile(span: OpenSpan, start: Marks, until: Marks) -> list[str]:
+    """Return what was done between two marks: operations by their labels, then spans."""
+    counts: Counter[str] = Counter()
+    for number, (label, count, *_) in enumerate(span.moments[: until[0]], start=1):
+        # The last one of each mark may have gone on since.
+        before = count if number < start[0] else start[1] if number == start[0] else 0
+        counts[str(label)] += int(until[1] if number == until[0] else count) - int(before)
+    names = [child.name for child in span.children[start[2] : until[2]]]
+    return [*(f"{count}x {label}" for label, count in counts.items() if count > 0), *names]
