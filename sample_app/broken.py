@@ -365,7 +365,7 @@ def unclosed_db(request: Request) -> Session:
 sleeping = APIRouter()
 
 
-@sleeping.get("/api/resources/{resource_id}")
+@sleeping.get("/api/resources/{resource_id:int}")
 async def get_resource_later(
     cache: CacheDependency, sessions: ReadSessions, crud: Resources, resource_id: int
 ) -> ResourceRead:
