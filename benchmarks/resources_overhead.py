@@ -2,8 +2,9 @@
 
 One process runs all variants, told by this one to run a block of calls or of requests, the variants
 in a new random order each round; each block is divided by what the bare block took in the same
-round, and for the goals by what it took with the other probes only. Two processes of the same program differ by a few percent, which is why no ratio is taken
-across them, and why the process is replaced every few rounds.
+round, and for the goals by what it took with the other probes only. Two processes of the same
+program differ by a few percent, which is why no ratio is taken across them, and why the process is
+replaced every few rounds.
 
 CPU time is what the process worked, the threads that look included. Elapsed time is what the code
 feels, which shares its processor and Python's lock with them.
@@ -38,7 +39,7 @@ VARIANTS = {
 
 
 class Case(NamedTuple):
-    """One kind of block, and what CPU time it may take, as a ratio to what others listening take."""
+    """One kind of block, and the CPU time it may take, as a ratio to the other probes only."""
 
     label: str
     goals: Mapping[str, float]

@@ -38,7 +38,7 @@ def through_a_library():
     kept[next(numbers)] = json.loads('["' + 5000 * "ä" + '"]')
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=95)
 def cached(number):
     return bytes(10 * 1024)
 
@@ -90,7 +90,7 @@ def test_a_leak_is_named_with_its_size_its_line_and_the_fix(
         @pytest.mark.parametrize(
             "call", [uses_as_much, uses_a_cache, logs_and_warns, leaves_garbage]
         )
-        @pytest.mark.filterwarnings("default")
+        @pytest.mark.filterwarnings("always")
         def test_none(perf, call):
             assert perf.repeat(call, memory_growth=0)["memory_growth"] == 0
         """

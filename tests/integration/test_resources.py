@@ -325,6 +325,7 @@ def test_asynchronous_tests_are_watched(
     arguments: tuple[str, ...],
     workers: tuple[str, ...],
 ) -> None:
+    pytester.makeini("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     pytester.makepyfile(
         test_async=f"""
         import asyncio, time

@@ -183,6 +183,18 @@ def test_spans_that_nest_are_each_given_their_own(recorder: Recorder) -> None:
     assert not watchdogs()
 
 
+def test_what_stood_still_before_a_span_was_opened_is_not_its_own(recorder: Recorder) -> None:
+    async def measured() -> tuple[Span, Span]:
+        outer = begin(recorder)
+        hold_up()
+        inside = recorder.close(begin(recorder))
+        return recorder.close(outer), inside
+
+    outer, inner = asyncio.run(measured())
+    assert outer.peaks["loop_stall"] == ABOUT
+    assert inner.peaks["loop_stall"] < STALL / 2
+
+
 def test_a_loop_in_another_thread_is_watched(recorder: Recorder) -> None:
     """As a server's or a test client's is, which has begun before the span."""
     loop = asyncio.new_event_loop()
