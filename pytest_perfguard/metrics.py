@@ -361,8 +361,8 @@ METRICS: dict[str, Metric] = {
             Unit.COUNT,
             "sql",
             _total("leaks"),
-            "Connections that were checked out and not given back when the span ended, by "
-            "nobody who was there before it or who still runs.",
+            "Connections that were checked out and not given back when the span ended. What a "
+            "session holds that is older than the span, or a task that still runs, is none.",
         ),
         Metric(
             "tx_longest",

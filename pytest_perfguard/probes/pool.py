@@ -40,6 +40,7 @@ class _Checkout:
     """A connection that has been checked out of its pool.
 
     Attributes:
+        span: that it is to be judged by; None where it is not, or has been.
         proxy: what stands for it while it is checked out.
         site: the line that checked it out.
         session: number of the Session that did, if one did.
@@ -50,7 +51,7 @@ class _Checkout:
     __slots__ = ("pool", "proxy", "session", "site", "span", "task", "thread")
 
     def __init__(self, span: OpenSpan, proxy: Any, pool: int, site: Site | None) -> None:
-        self.span = span
+        self.span: OpenSpan | None = span
         self.proxy = ref(proxy)
         self.pool = pool
         self.site = site
@@ -106,8 +107,9 @@ class Pools:
 
         def end() -> None:
             self._fixtures.append(range(first, self._internals.next_session()))
-            for key in self._held.keys() - before:
-                self._held.pop(key, None)
+            for key, held in list(self._held.items()):
+                if key not in before:
+                    held.span = None
 
         return end
 
@@ -117,21 +119,23 @@ class Pools:
         heir = span.parent
         while heir is not None and heir.closed:
             heir = heir.parent
+        leaked = []
         for key, held in list(self._held.items()):
             if held.span is not span:
                 continue
+            # Whoever asks later for the lines that hold connections is told of this one too.
+            held.span = None
             if not held.is_held():
                 self._held.pop(key, None)
             elif held.is_expected(since) or any(held.session in made for made in self._fixtures):
-                if heir is None:
-                    self._held.pop(key, None)
-                else:
-                    held.span = heir
+                held.span = heir
             else:
-                self._held.pop(key, None)
-                if held.session is None or not self._internals.is_scoped(held.session):
-                    leaks = ledger_of(span).tally(LEAK, Kind.TRANSACTION, LEAK, held.site, None)
-                    leaks.add("leaks", 1)
+                leaked.append(held)
+        scoped = self._internals.scoped_sessions() if any(each.session for each in leaked) else ()
+        for held in leaked:
+            if held.session not in scoped:
+                leaks = ledger_of(span).tally(LEAK, Kind.TRANSACTION, LEAK, held.site, None)
+                leaks.add("leaks", 1)
 
     def clear(self) -> None:
         """Forget what is checked out, since it will not be seen to be given back."""

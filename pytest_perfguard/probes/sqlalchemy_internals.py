@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.engine import cursor as _cursor
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.event.api import _event_key
+from sqlalchemy.orm import Session
 from sqlalchemy.orm import session as _session
 from sqlalchemy.util import ScopedRegistry, ThreadLocalRegistry
 from sqlalchemy.util import queue as _queue
@@ -267,20 +268,20 @@ def next_session() -> int:
     return number
 
 
-def is_scoped(session_key: int) -> bool:
-    """Return whether a session belongs to a registry, which hands it out again and again.
+def scoped_sessions() -> set[int]:
+    """Return the ``hash_key`` of each session of a registry, which hands it out again and again.
 
     Of registries by thread only what this thread has is known. All objects of the process are
     looked at, so this is asked in doubt only.
     """
-    session = _session._sessions.get(session_key)
     # An AsyncSession is a shell around a Session.
-    return any(
-        getattr(each, "sync_session", each) is session
+    sessions = [
+        getattr(each, "sync_session", each)
         for found in gc.get_objects()
         if issubclass(type(found), ScopedRegistry)
         for each in _registered(found)
-    )
+    ]
+    return {each.hash_key for each in sessions if isinstance(each, Session)}
 
 
 def _registered(registry: Any) -> list[Any]:

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from pytest_perfguard import Measurement, MetricError, Recorder
@@ -210,6 +210,22 @@ def test_of_several_blocks_the_highest_peak_is_explained(
             engine.connect().close()
     lines = evidence(done(outer), ["pool_peak"])
     assert lines[0].startswith("2 of 4 connections ")
+
+
+def test_a_leak_of_before_the_block_is_told_by_its_line(
+    recorder: Recorder, sqlite_database: Database
+) -> None:
+    engine = sqlite_database.make_engine(poolclass=QueuePool, pool_size=4, max_overflow=0)
+    with recorder.measure("block") as leaking:
+        left = engine.connect()  # left before
+    with recorder.measure("block") as measured:
+        engine.connect().close()
+    left.close()
+    assert (leaking["pool_leaks"], measured["pool_leaks"]) == (1, 0)
+    told = done(measured).facts["pool_peak"].splitlines()
+    assert told[0].startswith("2 of 4 connections of sqlite+pysqlite ")
+    assert any(line.startswith(f"    1x at {here('left before')} in ") for line in told)
+    assert not any("before that was measured" in line for line in told)
 
 
 # --- Waits
@@ -441,8 +457,12 @@ def test_what_a_registry_of_sessions_holds_is_no_leak(
     with recorder.measure("block") as measured:
         by_thread.execute(text("SELECT 1"))
         by_name().execute(text("SELECT 1"))
+        by_loop = async_scoped_session(async_sessionmaker(), scopefunc=lambda: "loop")
+        by_loop().sync_session.bind = engine
+        by_loop().sync_session.execute(text("SELECT 1"))
     by_thread.remove()
     by_name.remove()
+    by_loop().sync_session.close()
     assert measured["pool_leaks"] == 0
 
 
