@@ -234,6 +234,7 @@ _SOURCES = {
     "cache": ("redis 5 or newer", "no command to a cache"),
     "http": ("", "no request"),
     "time": ("", "no timed call"),
+    "tasks": ("celery", "no task"),
 }
 
 
@@ -266,7 +267,7 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
             budget.limit
             or metric.higher_is_better
             or metric.probe not in span.probes
-            or (value is None and any(part.notes for part in span.walk()))
+            or (value is None and any(p.notes or metric.name in p.facts for p in span.walk()))
         ):
             status = Status.UNPROVEN
             level = Level.WARN if budget.rule or Level.WARN in (level, unproven) else Level.FAIL
