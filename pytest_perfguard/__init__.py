@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         RunFileError,
         SettingError,
         StoreError,
+        TaskError,
         TimingError,
     )
     from pytest_perfguard.fixtures import Perf
@@ -50,6 +51,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "StoreError",
+    "TaskError",
     "TimingError",
     "read_run",
 ]

@@ -38,11 +38,11 @@ class _Reporter(CeleryQueue):
         self._recorders: dict[str, tuple[Recorder, TaskProbe]] = {}
         self._open: dict[tuple[str, int], tuple[OpenSpan, Recorder, TaskProbe, float]] = {}
 
-    def start(self, probe: TaskProbe | None = None) -> None:  # type: ignore[override] # its own
+    def start(self, probe: TaskProbe | None = None) -> None:
         """Connect to Celery's signals."""
         import celery.signals  # noqa: F401, PLC0415 - the worker has it
 
-        super().start(probe)  # type: ignore[arg-type] # one for each setting, made when asked
+        super().start(probe)
 
     def _begins(self, task_id: str = "", task: Any = None, **others: Any) -> None:
         asked = _asked(task.request)
@@ -57,19 +57,20 @@ class _Reporter(CeleryQueue):
         self._probe = probe
         super()._begins(task_id=task_id, task=task, **others)
 
-    def _ended(self, task_id: str = "", task: Any = None, **others: Any) -> str:
+    def _ended(self, task_id: str = "", task: Any = None, state: Any = None, **others: Any) -> str:
         key = (task_id, task.request.retries or 0)
         asked = _asked(task.request)
         if asked is None or key not in self._open:
-            return super()._ended(task_id=task_id, task=task, **others)
+            return super()._ended(task_id=task_id, task=task, state=state, **others)
         span, recorder, probe, began = self._open.pop(key)
         self._probe = probe
-        state = super()._ended(task_id=task_id, task=task, **others)
+        end = super()._ended(task_id=task_id, task=task, state=state, **others)
         sent = probe.take_sent(span)
         frozen = recorder.close(span)
         record = {
             "id": task_id,
-            "state": state,
+            "number": key[1],
+            "state": end,
             "began": began,
             "span": _inside(frozen).to_dict(),
             "sent": [
@@ -79,11 +80,13 @@ class _Reporter(CeleryQueue):
         }
         try:
             _post(task.app, asked["reply"], record)
-        except Exception:  # a task must not fail for us
-            _log.exception("perfguard: what task %s did could not be sent back", task.name)
-        return state
+        except Exception:  # noqa: BLE001 - a task must not fail for us
+            _log.warning(
+                "perfguard: what task %s did could not be sent back", task.name, exc_info=True
+            )
+        return end
 
-    def header(self, probe: TaskProbe, span: OpenSpan, frame: Any) -> dict[str, Any] | None:
+    def header(self, *_: object) -> dict[str, Any] | None:
         """Return the header of the task that publishes: whoever asked for it asks for this."""
         from celery import current_task  # noqa: PLC0415 - the worker has it
 
@@ -134,9 +137,7 @@ def _inside(span: Span) -> Span:
 
 def _post(app: Any, queue: str, record: dict[str, Any]) -> None:
     with app.producer_or_acquire() as producer:
-        producer.publish(
-            record, exchange="", routing_key=queue, serializer="json", delivery_mode=1
-        )
+        producer.publish(record, exchange="", routing_key=queue, serializer="json", delivery_mode=1)
         if producer.connection.transport.driver_type == "redis":
             expire_list(producer.channel, queue, _UNREAD)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from types import FrameType, TracebackType
@@ -19,6 +19,8 @@ from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
 from pytest_perfguard.recorder import Measurement
 from pytest_perfguard.rounds import Http, Timed, name_of, timed
 from pytest_perfguard.spans import OpenSpan
+from pytest_perfguard.task_policies import Backoff, Policy
+from pytest_perfguard.task_policies import check as check_policy
 from pytest_perfguard.units import Unit, parse, shown
 
 _Cache = TypeVar("_Cache")
@@ -306,6 +308,53 @@ class Perf:
             return measured
 
         return job.run(steps(), lazily=iscoroutinefunction(function))
+
+    def task(
+        self,
+        task: Any,
+        /,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        patch: Any,
+        error: BaseException | type[BaseException] = ConnectionError,
+        times: int | None = None,
+        backoff: Backoff | None = None,
+        max_retries: int | None = None,
+        **limits: float | str,
+    ) -> Policy:
+        """Plant a failure in a task of Celery's, run it and its retries at once, and look.
+
+        Nothing is published and nobody waits: ``policy.countdowns`` are the seconds that a worker
+        would let pass before each retry.
+
+        Args:
+            task: the task itself.
+            args: what it is called with.
+            kwargs: likewise, by name.
+            patch: what fails: the function that the task calls, by the name that the task finds
+                it by, such as ``"app.tasks.fetch"``; or an object and the name of its attribute.
+            error: what it raises.
+            times: how often it fails before it works; every time by default.
+            backoff: ``"exponential"`` asks that each countdown is twice the one before,
+                ``"constant"`` that they are equal.
+            max_retries: how often the task is to be retried before it gives up.
+            limits: budgets of all tries together, as in ``sql_queries=8``.
+
+        Returns:
+            What the task did: ``outcome``, ``countdowns``, ``retries`` and ``error``.
+
+        Raises:
+            TaskError: if the task is not retried, swallows the error, never calls what fails, or
+                is retried otherwise than was asked for; or if the check makes no sense.
+            LimitError: if a budget cannot be read.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.task")
+        return check_policy(
+            self._job(where), task, args, kwargs, patch=patch, error=error, times=times,
+            backoff=backoff, max_retries=max_retries, budgets=_read(limits, where),
+        )  # fmt: skip
 
     def _job(self, where: str, **functions: object) -> Job:
         __tracebackhide__ = True

@@ -46,7 +46,7 @@ class CeleryQueue:
         # Whether a try will be retried or has failed, and the class of its error.
         self._ends: dict[tuple[str, int], tuple[str, str | None]] = {}
 
-    def start(self, probe: TaskProbe) -> None:
+    def start(self, probe: TaskProbe | None) -> None:
         """Connect to the signals, if Celery has been loaded by now."""
         self._probe = probe
         signals = sys.modules.get("celery.signals")
@@ -71,9 +71,7 @@ class CeleryQueue:
 
     # -- signals -----------------------------------------------------------------------------------
 
-    def _publishes(
-        self, sender: str = "", headers: dict[str, Any] | None = None, **_: Any
-    ) -> None:
+    def _publishes(self, sender: str = "", headers: dict[str, Any] | None = None, **_: Any) -> None:
         probe = self._probe
         if probe is None or headers is None or sender in PLUMBING or "id" not in headers:
             return
@@ -117,15 +115,15 @@ class CeleryQueue:
         if probe is None or task.name in PLUMBING or probe.span() is None:
             return
         request = task.request
-        is_first = not request.retries
+        number = request.retries or 0
         frame = sys._getframe(1)
-        if request.is_eager and is_first:
+        if request.is_eager and not number:
             self._publish(probe, task.name, frame, None, request.group)
         probe.begin(
             task.name,
-            (task_id, request.retries or 0),
+            (task_id, number),
             sent=None if request.is_eager else task_id,
-            is_first=is_first,
+            number=number,
             latency=self.latency(request),
             frame=frame if request.is_eager else None,
         )
@@ -154,7 +152,8 @@ class CeleryQueue:
             end = "retry" if type(raised).__name__ == "Retry" else "failure"
             error = type(raised if cause is None else cause).__name__
         if self._probe is not None:
-            self._probe.end(key, end, error, sent=None if task.request.is_eager else task_id)
+            sent = None if task.request.is_eager else task_id
+            self._probe.end(key, end, error, sent=sent, number=key[1])
         return end
 
 
@@ -191,20 +190,19 @@ class _Inbox:
     """A queue of this process, and the connection that reads it."""
 
     def __init__(self, connection: Any) -> None:
-        from kombu import Consumer, Queue  # noqa: PLC0415 - an app has loaded it
-
+        kombu: Any = sys.modules["kombu"]
         self.name = f"perfguard.{uuid4().hex}"
         self._connection = connection
         self._records: list[Mapping[str, Any]] = []
         is_amqp = connection.transport.driver_type == "amqp"
         # RabbitMQ deletes it with the connection, however this process ends.
-        self._queue = Queue(
+        self._queue = kombu.Queue(
             self.name, exchange="", routing_key=self.name, durable=False,
             exclusive=is_amqp, auto_delete=True,
             queue_arguments={"x-expires": 1000 * _LEFT_ALONE} if is_amqp else None,
         )  # fmt: skip
         self._channel = connection.channel()
-        self._consumer = Consumer(
+        self._consumer = kombu.Consumer(
             self._channel,
             [self._queue],
             no_ack=True,

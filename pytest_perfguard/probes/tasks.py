@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Condition
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,13 +54,20 @@ class Queue(Protocol):
 
 @dataclass(slots=True)
 class Sent:
-    """A message that has been published and whose run is not known yet."""
+    """A message that has been published and whose run is not known yet.
+
+    Attributes:
+        tries: numbers of the tries that are known, which need not come in order.
+        last: number of the last one, once that is known.
+    """
 
     name: str
     site: Site | None
     at: float
     span: OpenSpan
     tally: PublishedTally
+    tries: set[int] = field(default_factory=set)
+    last: int | None = None
 
 
 class TaskProbe:
@@ -78,6 +85,8 @@ class TaskProbe:
         self._process = 0
         self._sent: dict[Hashable, Sent] = {}
         self._running: dict[Hashable, OpenSpan] = {}
+        # What has come from workers before it was known that it was published.
+        self._early: dict[Hashable, list[Mapping[str, Any]]] = {}
         self._changed = Condition()
         self.post: Post | None = None
 
@@ -177,7 +186,7 @@ class TaskProbe:
         key: Hashable,
         *,
         sent: Hashable = None,
-        is_first: bool = True,
+        number: int = 0,
         latency: float | None = None,
         frame: FrameType | None = None,
     ) -> None:
@@ -187,7 +196,7 @@ class TaskProbe:
             name: of the task.
             key: tells the try from every other one.
             sent: what it was published by; None for a call that runs at once.
-            is_first: it is no retry.
+            number: of the try: 0 for the first, 1 for the first retry.
             latency: seconds since it was published, where this process did not publish it.
             frame: where it was called, if it runs at once, at the user's line.
         """
@@ -199,12 +208,12 @@ class TaskProbe:
         if message is not None:
             site = message.site
             parent = None if message.span.closed else message.span
-            if is_first and latency is None:
+            if latency is None:
                 latency = Clock.now() - message.at
         elif frame is not None:
             site = self._spans.sites.site(frame, "")
         span = self._spans.open(f"task {name}", "task", parent=parent)
-        _ledger(span).run = Run(name, site, latency if is_first else None)
+        _ledger(span).run = Run(name, site, None if number else latency)
         self._running[key] = span
 
     def end(
@@ -214,6 +223,7 @@ class TaskProbe:
         error: str | None = None,
         *,
         sent: Hashable = None,
+        number: int = 0,
     ) -> None:
         """Close the span of a try.
 
@@ -222,6 +232,7 @@ class TaskProbe:
             state: ``run``, ``retry`` (it will be tried again) or ``failure`` (it will not).
             error: class of what it raised.
             sent: what it was published by; None for a call that ran at once.
+            number: of the try.
         """
         span = self._running.pop(key, None)
         if span is None or span.closed or os.getpid() != self._process:
@@ -232,8 +243,8 @@ class TaskProbe:
         run.state, run.error = state, error
         run.seconds = Clock.now() - span.started
         self._spans.close(span)
-        if state != "retry" and sent is not None:
-            self._heard(sent)
+        if sent is not None:
+            self._heard(sent, number, state)
 
     def take_sent(self, span: OpenSpan) -> dict[Hashable, Sent]:
         """Return what was published in a span and is not known to have run, and forget it."""
@@ -244,12 +255,19 @@ class TaskProbe:
                 del self._sent[key]
         return found
 
-    def _heard(self, key: Hashable) -> None:
+    def _heard(self, key: Hashable, number: int, state: str) -> None:
+        """Note a try; with the last one of all, no more is to be waited for."""
         with self._changed:
-            sent = self._sent.pop(key, None)
-            if sent is not None:
+            sent = self._sent.get(key)
+            if sent is None:
+                return
+            sent.tries.add(number)
+            if state != "retry":
+                sent.last = number
+            if sent.last is not None and sent.tries.issuperset(range(sent.last)):
                 sent.tally.unheard -= 1
-            self._changed.notify_all()
+                del self._sent[key]
+                self._changed.notify_all()
 
     # -- the end of a span -------------------------------------------------------------------------
 
@@ -303,6 +321,7 @@ class TaskProbe:
         key = record["id"]
         sent = self._sent.get(key)
         if sent is None:
+            self._early.setdefault(key, []).append(record)
             return
         span = sent.span
         frozen = _placed(Span.from_dict(record["span"]), sent.site, _begun(span, record["began"]))
@@ -313,8 +332,10 @@ class TaskProbe:
                 tally = _ledger(span).published(name, place)
                 tally.unheard += 1
                 self._sent[other] = Sent(name, place, Clock.now(), span, tally)
-        if record["state"] != "retry":
-            self._heard(key)
+        self._heard(key, record["number"], record["state"])
+        for other, _, _ in record["sent"]:
+            for early in self._early.pop(other, ()):
+                self._take(early)
 
     def _explain(self, span: OpenSpan, *, waited: bool) -> None:
         """Say whose runs are not known, and no longer wait for them."""
@@ -344,6 +365,7 @@ class TaskProbe:
     def _close_post(self) -> None:
         if self.post is not None:
             post, self.post = self.post, None
+            self._early.clear()
             post.close()
 
 
