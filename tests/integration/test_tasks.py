@@ -325,7 +325,9 @@ def test_a_budget_without_a_task_is_unproven(
     result = run_once("-q")
     result.assert_outcomes(failed=2)
     result.stdout.fnmatch_lines(["*no task was observed in test_runs, so the budget proves*"])
-    result.stdout.fnmatch_lines(["*no task that a worker ran was observed in test_latency, so the*"])
+    result.stdout.fnmatch_lines(
+        ["*no task that a worker ran was observed in test_latency, so the*"]
+    )
 
 
 def test_the_latency_of_a_worker(
