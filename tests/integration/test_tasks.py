@@ -225,6 +225,7 @@ def test_slow():
     )
     result = run("-q", "--perfguard-json=run.json")
     result.assert_outcomes(failed=3)
+    file = "test_the_failure_names_the_task_the_line_and_the_remedy.py"
     line = {"eager": {"crash": 14, "flaky": 15}, "worker": {"crash": 15, "flaky": 16}}[where]
     result.stdout.fnmatch_lines(
         [
@@ -241,8 +242,8 @@ def test_slow():
             "1x jobs.crash failed: ValueError",
             "1x jobs.flaky failed: ConnectionError",
             "2x jobs.flaky retried: ConnectionError",
-            f"    at test_the_failure_names_the_task_the_line_and_the_remedy.py:{line['crash']} in *",
-            f"    at test_the_failure_names_the_task_the_line_and_the_remedy.py:{line['flaky']} in *",
+            f"    at {file}:{line['crash']} in *",
+            f"    at {file}:{line['flaky']} in *",
             "    fix: handle ValueError in the task, or let it be tried again: autoretry_for=(Val*",
             "slowest: jobs.crash took *s",
         ]

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 
 import pytest
 import redis
-from kombu import Connection
+from kombu import Connection, pools
 from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
@@ -417,3 +417,5 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Shop]:
         _unavailable(f"no broker at {place}: {type(error).__name__}")
     with closing(Shop(request.param, url, f"perfguard_{uuid.uuid4().hex[:12]}")) as shop:
         yield shop
+    # They are shared by all apps with the same broker.
+    pools.reset()

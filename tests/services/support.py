@@ -10,10 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -268,13 +270,17 @@ class Shop:
             command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
         ) as process:
             assert process.stdout is not None
+            too_long = threading.Timer(60, process.kill)
+            too_long.start()
             try:
                 said = process.stdout.readline()
                 while said and "READY" not in said:
                     said = process.stdout.readline()
+                too_long.cancel()
                 assert said, "the worker ended before it was ready"
                 yield process
             finally:
+                too_long.cancel()
                 process.stdout.close()
                 # The whole group: a pool's processes outlive a parent that is killed.
                 with suppress(ProcessLookupError):
@@ -288,8 +294,9 @@ class Shop:
                 return bool(channel.client.exists(queue))
             try:
                 channel.queue_declare(queue, passive=True)
-            except connection.channel_errors:
-                return False
+            except connection.channel_errors as error:
+                # A queue of another connection's own is locked.
+                return bool(error.code != HTTPStatus.NOT_FOUND)
             return True
 
     def close(self) -> None:
@@ -306,7 +313,6 @@ class Shop:
                 channel.queue_delete(self.queue)
                 channel.exchange_delete(self.queue)
         self.app.close()
-        self.app.pool.force_close_all()
 
 
 def free_ports(count: int) -> list[int]:

@@ -26,6 +26,8 @@ def make_app(broker: str, queue: str, options: dict[str, Any]) -> celery.Celery:
         task_ignore_result=True,
         worker_enable_remote_control=False,
         worker_prefetch_multiplier=1,
+        # What the worker says has to reach the test.
+        worker_redirect_stdouts=False,
     )
 
     @app.task(name="shop.look", shared=False)
