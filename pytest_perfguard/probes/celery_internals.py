@@ -36,12 +36,13 @@ def publishing_app(frame: FrameType) -> Any:
     return sys.modules["celery"].current_app
 
 
-def is_in_group(frame: FrameType, user: FrameType | None) -> bool:
-    """Return whether a group or a chord publishes, as seen between a frame and the user's."""
+def is_in_group(frame: FrameType) -> bool:
+    """Return whether a group or a chord publishes, as seen from a frame inside Celery."""
+    inside = library()
     for outer in outwards(frame):
-        if outer is user:
-            break
         code = outer.f_code
+        if not code.co_filename.replace("\\", "/").startswith(inside):
+            return False
         if code.co_qualname.startswith(_GROUPS) and code.co_filename.endswith("canvas.py"):
             return True
     return False

@@ -24,6 +24,7 @@ from pytest_perfguard.probes.celery_internals import (
 )
 
 if TYPE_CHECKING:
+    from pytest_perfguard.model import Site
     from pytest_perfguard.probes.tasks import TaskProbe
     from pytest_perfguard.spans import OpenSpan
 
@@ -45,6 +46,8 @@ class CeleryQueue:
         self._connected: list[tuple[Any, Any]] = []
         # Whether a try will be retried or has failed, and the class of its error.
         self._ends: dict[tuple[str, int], tuple[str, str | None]] = {}
+        # The line that called a task which runs at once, for its retries.
+        self._called: dict[str, Site | None] = {}
 
     def start(self, probe: TaskProbe | None) -> None:
         """Connect to the signals, if Celery has been loaded by now."""
@@ -86,10 +89,9 @@ class CeleryQueue:
 
     def _publish(
         self, probe: TaskProbe, name: str, frame: FrameType, key: str | None, group: object
-    ) -> None:
-        assert probe.sites is not None
-        in_group = bool(group) or is_in_group(frame, probe.sites.nearest(frame))
-        probe.publish(name, frame, library=library(), key=key, in_group=in_group)
+    ) -> Site | None:
+        in_group = bool(group) or is_in_group(frame)
+        return probe.publish(name, frame, library=library(), key=key, in_group=in_group)
 
     def header(self, probe: TaskProbe, span: OpenSpan, frame: FrameType) -> dict[str, Any] | None:
         """Return what a message has to carry; None if nobody needs to know of its runs."""
@@ -116,16 +118,18 @@ class CeleryQueue:
             return
         request = task.request
         number = request.retries or 0
-        frame = sys._getframe(1)
-        if request.is_eager and not number:
-            self._publish(probe, task.name, frame, None, request.group)
+        site = None
+        if request.is_eager and number:
+            site = self._called.pop(task_id, None)
+        elif request.is_eager:
+            site = self._publish(probe, task.name, sys._getframe(1), None, request.group)
         probe.begin(
             task.name,
             (task_id, number),
             sent=None if request.is_eager else task_id,
             number=number,
             latency=self.latency(request),
-            frame=frame if request.is_eager else None,
+            site=site,
         )
 
     def latency(self, _request: Any) -> float | None:
@@ -133,6 +137,8 @@ class CeleryQueue:
         return None
 
     def _retries(self, request: Any = None, reason: Any = None, **_: Any) -> None:
+        if request.is_eager and self._probe is not None:
+            self._called[request.id] = self._probe.site((request.id, request.retries or 0))
         error = type(reason.exc).__name__ if getattr(reason, "exc", None) is not None else "Retry"
         self._ends[request.id, request.retries or 0] = "retry", error
 

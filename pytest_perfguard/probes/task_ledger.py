@@ -89,10 +89,12 @@ class Run:
 class TaskLedger:
     """What the probe has seen in one span."""
 
-    __slots__ = ("_published", "run")
+    __slots__ = ("_published", "run", "sites")
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        # By code and instruction: a line that publishes again and again is described once.
+        self.sites: dict[tuple[object, int], Site | None] = {}
         self._published: dict[tuple[str, str, int], PublishedTally] = {}
 
     def tallies(self) -> Iterable[Tally]:

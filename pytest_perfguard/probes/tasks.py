@@ -21,7 +21,6 @@ from pytest_perfguard.probes.task_ledger import PublishedTally, Run, TaskLedger
 from pytest_perfguard.spans import Clock
 
 if TYPE_CHECKING:
-    from pytest_perfguard.callsite import CallSites
     from pytest_perfguard.spans import OpenSpan, Spans
 
 # Metrics that need the runs of what was published, wherever it runs.
@@ -112,11 +111,6 @@ class TaskProbe:
 
     # -- what a queue tells ------------------------------------------------------------------------
 
-    @property
-    def sites(self) -> CallSites | None:
-        """What finds the user's lines, while there is something to measure."""
-        return self._spans.sites if self._spans is not None else None
-
     def settings(self) -> dict[str, Any]:
         """Return what a worker in another process needs to know to measure as this one does."""
         assert self._spans is not None
@@ -145,7 +139,7 @@ class TaskProbe:
         library: str = "",
         key: Hashable = None,
         in_group: bool = False,
-    ) -> OpenSpan | None:
+    ) -> Site | None:
         """Note a message, or a call that runs at once.
 
         Args:
@@ -156,17 +150,22 @@ class TaskProbe:
             in_group: it is one of many that were published by one call.
 
         Returns:
-            The span that it belongs to; None if nothing is measured.
+            The user's line; None where it is not known, or if nothing is measured.
         """
         span = self.span()
         if span is None:
             return None
         assert self._spans is not None
+        ledger = _ledger(span)
+        user = self._spans.sites.nearest(frame)
+        place = (user.f_code, user.f_lasti) if user is not None else (None, 0)
+        if place not in ledger.sites:
+            ledger.sites[place] = self._spans.sites.site(frame, library)
         # The one place where a message is seen with the span and the line that it comes from.
-        site = self._spans.sites.site(frame, library)
+        site = ledger.sites[place]
         now = Clock.now()
         with self._changed:
-            tally = _ledger(span).published(name, site)
+            tally = ledger.published(name, site)
             tally.count += 1
             tally.alone += not in_group
             span.advance(tally, now, 0.0)
@@ -174,7 +173,7 @@ class TaskProbe:
                 tally.unheard += 1
                 if len(self._sent) < _MAX_SENT:
                     self._sent[key] = Sent(name, site, now, span, tally)
-        return span
+        return site
 
     def asked(self, span: OpenSpan) -> frozenset[str]:
         """Return the metrics that the span needs the runs of its tasks for, wherever they run."""
@@ -188,7 +187,7 @@ class TaskProbe:
         sent: Hashable = None,
         number: int = 0,
         latency: float | None = None,
-        frame: FrameType | None = None,
+        site: Site | None = None,
     ) -> None:
         """Open the span of a try.
 
@@ -198,20 +197,18 @@ class TaskProbe:
             sent: what it was published by; None for a call that runs at once.
             number: of the try: 0 for the first, 1 for the first retry.
             latency: seconds since it was published, where this process did not publish it.
-            frame: where it was called, if it runs at once, at the user's line.
+            site: the user's line that called it, if it runs at once.
         """
         if self.span() is None:
             return
         assert self._spans is not None
         message = self._sent.get(sent) if sent is not None else None
-        site, parent = None, None
+        parent = None
         if message is not None:
             site = message.site
             parent = None if message.span.closed else message.span
             if latency is None:
                 latency = Clock.now() - message.at
-        elif frame is not None:
-            site = self._spans.sites.site(frame, "")
         span = self._spans.open(f"task {name}", "task", parent=parent)
         _ledger(span).run = Run(name, site, None if number else latency)
         self._running[key] = span
@@ -245,6 +242,12 @@ class TaskProbe:
         self._spans.close(span)
         if sent is not None:
             self._heard(sent, number, state)
+
+    def site(self, key: Hashable) -> Site | None:
+        """Return the line that published a try that is under way."""
+        span = self._running.get(key)
+        run = _ledger(span).run if span is not None else None
+        return run.site if run is not None else None
 
     def take_sent(self, span: OpenSpan) -> dict[Hashable, Sent]:
         """Return what was published in a span and is not known to have run, and forget it."""

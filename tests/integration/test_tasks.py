@@ -94,7 +94,8 @@ def jobs(pytester: pytest.Pytester) -> None:
 
 @pytest.fixture(params=WHERE)
 def where(request: pytest.FixtureRequest) -> str:
-    return request.param
+    name: str = request.param
+    return name
 
 
 def test_counts(

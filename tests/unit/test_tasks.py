@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pytest_perfguard.metrics import METRICS
-from pytest_perfguard.model import Span
+from pytest_perfguard.model import Site, Span
 from pytest_perfguard.probes.tasks import NEED_RUNS, TaskProbe
 from pytest_perfguard.recorder import Measurement, Recorder
-from pytest_perfguard.spans import MAX_TALLIES, OpenSpan, Settings
+from pytest_perfguard.spans import MAX_TALLIES, Settings
 from tests.unit.build import site, span, tally
 
 
@@ -44,7 +44,7 @@ def recorder(probe: TaskProbe) -> Iterator[Recorder]:
         yield recorder
 
 
-def publish(probe: TaskProbe, name: str = "app.send", **options: Any) -> OpenSpan | None:
+def publish(probe: TaskProbe, name: str = "app.send", **options: Any) -> Site | None:
     return probe.publish(name, sys._getframe(1), **options)
 
 
@@ -94,7 +94,7 @@ def test_a_call_that_runs_at_once_is_published_and_run(
 ) -> None:
     with recorder.measure("block") as measured:
         publish(probe)
-        probe.begin("app.send", "a", frame=sys._getframe())
+        probe.begin("app.send", "a")
         probe.end("a")
     assert counts(measured) == {"published": 1, "runs": 1, "retries": 0, "failures": 0}
     assert measured["task_slowest"] >= 0
@@ -332,7 +332,7 @@ def test_a_task_of_a_closed_span_is_nobodys(
     probe: TaskProbe, recorder: Recorder, end: Callable[[TaskProbe, str], None]
 ) -> None:
     with recorder.measure("block"):
-        probe.begin("app.send", "a", frame=sys._getframe())
+        probe.begin("app.send", "a")
     recorder.abandon()
     probe.end("a")
     with recorder.measure("other") as measured:
