@@ -16,6 +16,7 @@ from pytest_perfguard.jobs import Job, Steps
 from pytest_perfguard.probes.cache import Watch
 from pytest_perfguard.probes.cache_counters import counter_of
 from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
+from pytest_perfguard.probes.tasks import Queue, TaskProbe
 from pytest_perfguard.recorder import Measurement
 from pytest_perfguard.rounds import Http, Timed, name_of, timed
 from pytest_perfguard.spans import OpenSpan
@@ -355,6 +356,15 @@ class Perf:
             self._job(where), task, args, kwargs, patch=patch, error=error, times=times,
             backoff=backoff, max_retries=max_retries, budgets=_read(limits, where),
         )  # fmt: skip
+
+    def queue(self, queue: Queue) -> None:
+        """Let the tasks of another queue library count, from now to the end of the session.
+
+        Args:
+            queue: has ``start(probe)`` and ``stop()``, and tells the probe what is published and
+                what is run; see the page on tasks.
+        """
+        self._guard.recorder.probe(TaskProbe).add(queue)
 
     def _job(self, where: str, **functions: object) -> Job:
         __tracebackhide__ = True

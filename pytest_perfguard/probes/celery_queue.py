@@ -90,8 +90,15 @@ class CeleryQueue:
     def _publish(
         self, probe: TaskProbe, name: str, frame: FrameType, key: str | None, group: object
     ) -> Site | None:
-        in_group = bool(group) or is_in_group(frame)
-        return probe.publish(name, frame, library=library(), key=key, in_group=in_group)
+        short = name.rpartition(".")[2]
+        return probe.publish(
+            name,
+            frame,
+            library=library(),
+            key=key,
+            in_group=bool(group) or is_in_group(frame),
+            group=f"group({short}.s(id) for id in ids)",
+        )
 
     def header(self, probe: TaskProbe, span: OpenSpan, frame: FrameType) -> dict[str, Any] | None:
         """Return what a message has to carry; None if nobody needs to know of its runs."""

@@ -13,7 +13,8 @@ class PublishedTally:
     """Messages of one task that one line has published, or calls of it that ran at once."""
 
     __slots__ = (
-        "alone", "count", "label", "moment", "name", "peak", "seconds", "shown", "site", "unheard",
+        "alone", "count", "group", "label", "moment", "name", "peak", "seconds", "shown", "site",
+        "unheard",
     )  # fmt: skip
 
     def __init__(self, name: str, site: Site | None) -> None:
@@ -24,6 +25,8 @@ class PublishedTally:
         self.count = 0
         # Those that were no part of a group.
         self.alone = 0
+        # How many are published by one call, as the queue library writes it.
+        self.group = "publish them as a group"
         # Those whose runs are not known.
         self.unheard = 0
         self.seconds = 0.0
@@ -39,7 +42,7 @@ class PublishedTally:
             kind="publish",
             label=self.name,
             site=self.site,
-            fix=f"publish one {short} for all ids, or group({short}.s(id) for id in ids)",
+            fix=f"publish one {short} for all ids, or {self.group}",
             count=self.count,
             repeats=self.alone,
             distinct=self.alone,

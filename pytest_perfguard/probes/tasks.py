@@ -79,7 +79,7 @@ class TaskProbe:
     name = "tasks"
 
     def __init__(self, queues: Sequence[Queue] = ()) -> None:
-        self._queues = queues
+        self._queues = list(queues)
         self._spans: Spans | None = None
         self._process = 0
         self._sent: dict[Hashable, Sent] = {}
@@ -97,6 +97,13 @@ class TaskProbe:
             spans.watchers.append(self)
         for queue in self._queues:
             queue.start(self)
+
+    def add(self, queue: Queue) -> None:
+        """Listen to one more library, from now on."""
+        if queue not in self._queues:
+            self._queues.append(queue)
+            if self._spans is not None:
+                queue.start(self)
 
     def stop(self) -> None:
         """Stop listening. What is under way in an open span is still waited for when it closes."""
@@ -139,6 +146,7 @@ class TaskProbe:
         library: str = "",
         key: Hashable = None,
         in_group: bool = False,
+        group: str = "",
     ) -> Site | None:
         """Note a message, or a call that runs at once.
 
@@ -148,6 +156,7 @@ class TaskProbe:
             library: folder of the queue's package, whose functions are not worth naming.
             key: what its runs will be known by; None for a call that runs at once.
             in_group: it is one of many that were published by one call.
+            group: how many are published by one call, to be written instead of many calls.
 
         Returns:
             The user's line; None where it is not known, or if nothing is measured.
@@ -168,6 +177,7 @@ class TaskProbe:
             tally = ledger.published(name, site)
             tally.count += 1
             tally.alone += not in_group
+            tally.group = group or tally.group
             span.advance(tally, now, 0.0)
             if key is not None:
                 tally.unheard += 1

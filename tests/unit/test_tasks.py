@@ -373,3 +373,44 @@ def test_limits_that_a_span_with_unknown_runs_does_not_keep() -> None:
     for name in NEED_RUNS:
         assert METRICS[name].measure(unknown) is None
         assert METRICS[name].on_request
+
+
+def test_the_fix_is_written_as_the_queue_library_writes_it(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with recorder.measure("block") as measured:
+        publish(probe, "app.send")
+        publish(probe, "app.send", group="send.many(ids)")
+    assert measured.span is not None
+    assert [t.fix for t in measured.span.tallies] == [
+        "publish one send for all ids, or publish them as a group",
+        "publish one send for all ids, or send.many(ids)",
+    ]
+
+
+def test_a_queue_that_is_added_is_started_at_once_and_stopped_with_the_others(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    class Queue:
+        def __init__(self) -> None:
+            self.diary: list[str] = []
+
+        def start(self, started: TaskProbe) -> None:
+            assert started is probe
+            self.diary.append("start")
+
+        def stop(self) -> None:
+            self.diary.append("stop")
+
+    queue = Queue()
+    for _ in range(2):
+        recorder.probe(TaskProbe).add(queue)
+    assert queue.diary == ["start"]
+    recorder.stop()
+    assert queue.diary == ["start", "stop"]
+
+
+def test_a_recorder_without_the_probe_gets_it() -> None:
+    with Recorder(probes=[]) as recorder:
+        added = recorder.probe(TaskProbe)
+        assert recorder.probe(TaskProbe) is added
