@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RunFileError,
         SettingError,
         StoreError,
+        TaskError,
         TimingError,
     )
     from pytest_perfguard.fixtures import Perf
@@ -52,6 +53,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "StoreError",
+    "TaskError",
     "TimingError",
     "read_run",
 ]

@@ -27,7 +27,12 @@ NO_LINE = "no line of your code"
 _WIDTH = 120
 _SITE = re.compile(r"(?P<file>.*):\d+ in (?P<function>.*)", re.DOTALL)
 # The metric that stands for all that a probe has seen.
-_TOTALS = {"sql": "sql_queries", "cache": "cache_commands", "http": "http_requests"}
+_TOTALS = {
+    "sql": "sql_queries",
+    "cache": "cache_commands",
+    "http": "http_requests",
+    "tasks": "task_published",
+}
 
 # A value that is the same in every run, or the smallest and the largest of several runs.
 Held = float | tuple[float, float]

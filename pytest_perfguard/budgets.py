@@ -237,6 +237,7 @@ _SOURCES = {
     # They need no library to listen; what does says so in the span's facts.
     "process": ("", "nothing of the process"),
     "loop": ("", "no running event loop"),
+    "tasks": ("celery", "no task"),
 }
 
 
@@ -269,8 +270,7 @@ def _verdict(span: Span, budget: Budget, unproven: Level) -> Verdict:
             budget.limit
             or metric.higher_is_better
             or metric.probe not in span.probes
-            or (value is None and any(part.notes for part in span.walk()))
-            or (value is None and metric.name in span.facts)
+            or (value is None and any(p.notes or metric.name in p.facts for p in span.walk()))
         ):
             status = Status.UNPROVEN
             level = Level.WARN if budget.rule or Level.WARN in (level, unproven) else Level.FAIL

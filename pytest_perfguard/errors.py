@@ -52,6 +52,10 @@ class RoundError(PerfguardError):
         self.round = where
 
 
+class TaskError(PerfguardError, AssertionError):
+    """A task is not retried as it should be, or nothing can be said of how it is."""
+
+
 class BaselineError(PerfguardError):
     """A file of baselines cannot be used; it is left as it is."""
 

@@ -12,7 +12,14 @@ from pytest_perfguard.model import Finding, Tally
 
 N_PLUS_ONE = "n_plus_one"
 DUPLICATES = "duplicates"
-WAIVABLE = (f"sql_{N_PLUS_ONE}", f"sql_{DUPLICATES}", f"cache_{N_PLUS_ONE}")
+WAIVABLE = (
+    f"sql_{N_PLUS_ONE}",
+    f"sql_{DUPLICATES}",
+    f"cache_{N_PLUS_ONE}",
+    f"task_{N_PLUS_ONE}",
+)
+# How the names of a probe's metrics begin, where that is not the name of the probe.
+_GROUPS = {"tasks": "task"}
 
 
 def find(tallies: Iterable[Tally], threshold: int) -> tuple[Finding, ...]:
@@ -24,10 +31,11 @@ def find(tallies: Iterable[Tally], threshold: int) -> tuple[Finding, ...]:
     """
     found: list[Finding] = []
     for tally in tallies:
+        group = _GROUPS.get(tally.probe, tally.probe)
         if tally.distinct >= threshold:
-            found.append(Finding(f"{tally.probe}_{N_PLUS_ONE}", tally, weight=1))
+            found.append(Finding(f"{group}_{N_PLUS_ONE}", tally, weight=1))
         if tally.duplicates:
-            found.append(Finding(f"{tally.probe}_{DUPLICATES}", tally, weight=tally.duplicates))
+            found.append(Finding(f"{group}_{DUPLICATES}", tally, weight=tally.duplicates))
     return tuple(sorted(found, key=lambda finding: -finding.tally.count))
 
 

@@ -17,11 +17,14 @@ from pytest_perfguard.jobs import Job, Steps
 from pytest_perfguard.probes.cache import Watch
 from pytest_perfguard.probes.cache_counters import counter_of
 from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
+from pytest_perfguard.probes.tasks import Queue, TaskProbe
 from pytest_perfguard.recorder import Measurement
 from pytest_perfguard.repeats import FEWEST_CALLS, repeat
 from pytest_perfguard.rounds import Http, Timed, name_of, timed
 from pytest_perfguard.scaling import CPU, SIZES, Scaled, read_contract, scales
 from pytest_perfguard.spans import OpenSpan
+from pytest_perfguard.task_policies import Backoff, Policy
+from pytest_perfguard.task_policies import check as check_policy
 from pytest_perfguard.units import Unit, parse, shown
 
 _Cache = TypeVar("_Cache")
@@ -477,6 +480,62 @@ class Perf:
             )
         steps = repeat(job, call, name=name_of(call), **numbers, budgets=budgets)
         return job.run(steps, lazily=iscoroutinefunction(call))
+
+    def task(
+        self,
+        task: Any,
+        /,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        patch: Any,
+        error: BaseException | type[BaseException] = ConnectionError,
+        times: int | None = None,
+        backoff: Backoff | None = None,
+        max_retries: int | None = None,
+        **limits: float | str,
+    ) -> Policy:
+        """Plant a failure in a task of Celery's, run it and its retries at once, and look.
+
+        Nothing is published and nobody waits: ``policy.countdowns`` are the seconds that a worker
+        would let pass before each retry.
+
+        Args:
+            task: the task itself.
+            args: what it is called with.
+            kwargs: likewise, by name.
+            patch: what fails: the function that the task calls, by the name that the task finds
+                it by, such as ``"app.tasks.fetch"``; or an object and the name of its attribute.
+            error: what it raises.
+            times: how often it fails before it works; every time by default.
+            backoff: ``"exponential"`` asks that each countdown is twice the one before,
+                ``"constant"`` that they are equal.
+            max_retries: how often the task is to be retried before it gives up.
+            limits: budgets of all tries together, as in ``sql_queries=8``.
+
+        Returns:
+            What the task did: ``outcome``, ``countdowns``, ``retries`` and ``error``.
+
+        Raises:
+            TaskError: if the task is not retried, swallows the error, never calls what fails, or
+                is retried otherwise than was asked for; or if the check makes no sense.
+            LimitError: if a budget cannot be read.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.task")
+        return check_policy(
+            self._job(where), task, args, kwargs, patch=patch, error=error, times=times,
+            backoff=backoff, max_retries=max_retries, budgets=_read(limits, where),
+        )  # fmt: skip
+
+    def queue(self, queue: Queue) -> None:
+        """Let the tasks of another queue library count, from now to the end of the session.
+
+        Args:
+            queue: has ``start(probe)`` and ``stop()``, and tells the probe what is published and
+                what is run; see the page on tasks.
+        """
+        self._guard.recorder.probe(TaskProbe).add(queue)
 
     def _job(self, where: str, **functions: object) -> Job:
         __tracebackhide__ = True

@@ -134,6 +134,7 @@ class Guard:
                 n_plus_one_threshold=option(config, "n_plus_one"),
                 show_parameters=option(config, "show_parameters"),
                 key_words=frozenset(option(config, "key_words")),
+                task_timeout=option(config, "task_timeout"),
             )
         )
 

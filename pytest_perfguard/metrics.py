@@ -203,6 +203,23 @@ def _largest(name: str) -> Callable[[Span], float | None]:
     )
 
 
+def _of_runs(measure: Callable[[Span], float | None]) -> Callable[[Span], float | None]:
+    """Return a measure of tasks that is not known where the run of a published one is not."""
+
+    def known(span: Span) -> float | None:
+        if any(tally.sums.get("unheard") for tally in _tallies(span, "tasks")):
+            return None
+        return measure(span)
+
+    return known
+
+
+def _longest(name: str) -> Callable[[Span], float | None]:
+    return lambda span: max(
+        (t.peaks[name] for t in _tallies(span, "tasks") if name in t.peaks), default=None
+    )
+
+
 # Each in its own words; the definitions are in pytest_perfguard.stats.
 _STATISTICS = {
     "mean": "Mean",
@@ -536,6 +553,72 @@ METRICS: dict[str, Metric] = {
         ),
         *_times("http", "request", "a request's rounds", guide="200ms"),
         *_times("time", "call", "the rounds of a call that perf.time or benchmark timed"),
+        Metric(
+            "task_published",
+            Unit.COUNT,
+            "tasks",
+            lambda span: sum(tally.count for tally in _tallies(span, "tasks")),
+            "Tasks that the code asked for: messages sent, each one of a group too, and calls that "
+            "ran at once. Retries are none.",
+        ),
+        Metric(
+            "task_n_plus_one",
+            Unit.COUNT,
+            "tasks",
+            _places("task_n_plus_one"),
+            "Candidate N+1s: lines that published one task again and again within one span, not "
+            "as a group.",
+        ),
+        Metric(
+            "task_runs",
+            Unit.COUNT,
+            "tasks",
+            _of_runs(_sum("runs", probe="tasks")),
+            "Tries of tasks that were run; each retry is one. Not known where the run of a task "
+            "that was published is not; waited for where it is budgeted, as are all that follow.",
+            on_request=True,
+        ),
+        Metric(
+            "task_slowest",
+            Unit.SECONDS,
+            "tasks",
+            _of_runs(_longest("seconds")),
+            "Wall time of the longest try of a task.",
+            guide="5s",
+            on_request=True,
+            tallied=False,
+            needs="no run of a task",
+            stored=False,
+        ),
+        Metric(
+            "task_latency",
+            Unit.SECONDS,
+            "tasks",
+            _of_runs(_longest("latency")),
+            "Longest time from the publishing of a task, or from when it was due, to the start of "
+            "its first try in a worker.",
+            on_request=True,
+            tallied=False,
+            needs="no task that a worker ran",
+            stored=False,
+        ),
+        Metric(
+            "task_retries",
+            Unit.COUNT,
+            "tasks",
+            _of_runs(_sum("retries", probe="tasks")),
+            "Tries of tasks that ended in a retry.",
+            on_request=True,
+        ),
+        Metric(
+            "task_failures",
+            Unit.COUNT,
+            "tasks",
+            _of_runs(_sum("failures", probe="tasks")),
+            "Tasks that failed for good: with an error that is not retried, or after the last "
+            "retry.",
+            on_request=True,
+        ),
         Metric(
             "py_calls",
             Unit.COUNT,

@@ -177,7 +177,7 @@ class Span(_Data):
     tallies exclude those of its ``children``; :meth:`walk` gives both.
 
     Attributes:
-        kind: ``test``, ``block``, ``request``, ``task`` (a background task inside a request) or
+        kind: ``test``, ``block``, ``request``, ``task`` (one try of a background task) or
             ``call`` (a function that is timed).
         seconds: wall time from opening to closing.
         calls: how many spans this one stands for; more than 1 where many were folded into one.

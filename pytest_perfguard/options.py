@@ -198,6 +198,15 @@ OPTIONS = (
         default=[],
         metavar="WORD",
     ),
+    Option(
+        "task_timeout",
+        "seconds for which a span waits for the tasks that were published in it to be run, where "
+        "a budget needs their runs",
+        "int",
+        default=10,
+        metavar="SECONDS",
+        least=0,
+    ),
 )
 _DEFAULTS = [option.default for option in OPTIONS]
 _BY_NAME = {option.name: option for option in OPTIONS}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Self
+from typing import Self, TypeVar
 
 from pytest_perfguard.errors import MetricError
 from pytest_perfguard.metrics import lookup, measure_all
 from pytest_perfguard.model import Span
 from pytest_perfguard.probes import available
 from pytest_perfguard.spans import OpenSpan, Probe, Settings, Spans
+
+_Probe = TypeVar("_Probe", bound=Probe)
 
 
 class Recorder(Spans):
@@ -32,7 +34,7 @@ class Recorder(Spans):
         self, settings: Settings | None = None, probes: Sequence[Probe] | None = None
     ) -> None:
         super().__init__(settings or Settings())
-        self._probes = available() if probes is None else probes
+        self._probes = list(available() if probes is None else probes)
         self._started: list[Probe] = []
 
     def __enter__(self) -> Self:
@@ -49,6 +51,17 @@ class Recorder(Spans):
                 self._started.append(probe)
                 self.listening.append(probe.name)
             probe.start(self)
+
+    def probe(self, kind: type[_Probe]) -> _Probe:
+        """Return the probe of a class, which may have been started; a new one if there is none."""
+        for known in self._probes:
+            if isinstance(known, kind):
+                return known
+        made = kind()
+        self._probes.append(made)
+        if self._started:
+            self.start()
+        return made
 
     def stop(self) -> None:
         """Stop the probes, the last started first."""

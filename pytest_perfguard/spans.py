@@ -56,6 +56,7 @@ class Settings:
             candidate N+1.
         show_parameters: keep the parameters of the first operations of each kind.
         key_words: words that may be shown in the patterns of cache keys.
+        task_timeout: seconds for which the runs of published tasks are waited for.
     """
 
     root: Path = field(default_factory=Path.cwd)
@@ -63,6 +64,7 @@ class Settings:
     n_plus_one_threshold: int = 5
     show_parameters: bool = False
     key_words: frozenset[str] = frozenset()
+    task_timeout: float = 10.0
 
 
 class LiveTally(Protocol):
@@ -281,6 +283,7 @@ class Spans:
         kind: str,
         owner: object = None,
         asked: frozenset[str] = frozenset(),
+        parent: OpenSpan | None = None,
     ) -> OpenSpan:
         """Open a span inside the innermost one.
 
@@ -288,9 +291,10 @@ class Spans:
 
         Args:
             asked: metrics that are only measured on request, and are to be measured in it.
+            parent: the span that it is inside of, where that is known better than by context.
         """
         self._read(self.innermost())
-        parent = self.here()
+        parent = parent or self.here()
         if parent is None:
             around = [span for span in list(self._open) if span.kind != "request"]
             parent = around[-1] if around else None

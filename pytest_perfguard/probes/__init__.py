@@ -33,6 +33,11 @@ def available() -> list[Probe]:
 
         probes.append(CacheProbe())
     probes += [HttpProbe(), ProcessProbe(), LoopProbe()]
+    if find_spec("celery") is not None:
+        from pytest_perfguard.probes.celery_queue import CeleryQueue  # noqa: PLC0415 - lazy
+        from pytest_perfguard.probes.tasks import TaskProbe  # noqa: PLC0415 - lazy by design
+
+        probes.append(TaskProbe([CeleryQueue()]))
     return probes
 
 

@@ -97,8 +97,8 @@ class Bridges:
         return to_thread
 
     def _task_begins(self, task_id: str = "", task: Any = None, **_: Any) -> None:
-        """Open a span for a task of Celery's."""
-        if self._spans.innermost() is not None:
+        """Open a span for a task of Celery's, unless the task probe does so."""
+        if "tasks" not in self._spans.listening and self._spans.innermost() is not None:
             name = getattr(task, "name", None) or type(task).__name__
             self._tasks[task_id] = self._spans.open(f"task {name}", "task")
 

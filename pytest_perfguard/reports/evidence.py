@@ -251,7 +251,7 @@ def cause(finding: Finding, width: int = 100) -> list[str]:
     if "n_plus_one" in finding.metric:
         title = f"{tally.repeats}x {_repeated(tally)}"
         what = "keys" if tally.probe == "cache" else "parameter sets"
-        sets = f"{tally.distinct} different {what}"
+        sets = f"{tally.distinct} different {what}" if tally.probe != "tasks" else ""
         fix = tally.fix
     else:
         title = f"{finding.weight}x {tally.label} read again with the same parameters"
@@ -271,6 +271,8 @@ def _repeated(tally: Tally) -> str:
             return f"{tally.subject} refreshed one row at a time"
     if tally.probe == "cache":
         return f"{tally.label} sent for one key at a time"
+    if tally.probe == "tasks":
+        return f"{tally.label} published one at a time"
     if tally.kind == "write":
         return f"{tally.label} written one row at a time"
     return f"{tally.label} run one at a time with other parameters"
@@ -522,6 +524,50 @@ def _heaviest(tallies: Iterable[Tally]) -> _Explained:
     ]
 
 
+def _published(tallies: Iterable[Tally]) -> _Explained:
+    ranked = sorted((t for t in tallies if t.kind == "publish"), key=lambda t: -t.count)
+    return [(f"{t.count}x {t.label} published", t, None) for t in ranked]
+
+
+def _tried(tallies: Iterable[Tally]) -> _Explained:
+    ranked = sorted((t for t in tallies if t.sums.get("runs")), key=lambda t: -t.sums["runs"])
+    ends = {"retry": "that ended in a retry", "failure": "that failed"}
+    return [
+        (f"{t.sums['runs']:.0f}x {t.label} run {ends.get(t.kind, '')}".rstrip(), t, None)
+        for t in ranked
+    ]
+
+
+def _longest_task(name: str, title: str, advice: str) -> _Explain:
+    """Return what names the task with the longest of one kind of time."""
+
+    def longest(tallies: Iterable[Tally]) -> _Explained:
+        ranked = sorted((t for t in tallies if name in t.peaks), key=lambda t: -t.peaks[name])
+        return [
+            (title.format(t.label, show(t.peaks[name], Unit.SECONDS)), t, advice)
+            for t in ranked[:1]
+        ]
+
+    return longest
+
+
+def _ended_badly(name: str, title: str, advice: str) -> _Explain:
+    """Return what names the tasks of which tries were retried, or failed for good."""
+
+    def ended(tallies: Iterable[Tally]) -> _Explained:
+        return [
+            (
+                f"{t.sums[name]:.0f}x {t.label} {title}: {t.subject or '?'}",
+                t,
+                advice.format(error=t.subject or "Error"),
+            )
+            for t in tallies
+            if t.sums.get(name)
+        ]
+
+    return ended
+
+
 # Which metrics a candidate drives up, and what explains the others: the first that fits comes
 # first in the text.
 _REPEATS = {"sql_queries", "sql_roundtrips", "sql_time"}
@@ -529,6 +575,7 @@ _EXPLAINS = {
     "sql_n_plus_one": {*_REPEATS, "sql_rows", "sql_n_plus_one"},
     "sql_duplicates": {*_REPEATS, "sql_rows", "sql_duplicates"},
     "cache_n_plus_one": {"cache_commands", "cache_roundtrips", "cache_n_plus_one"},
+    "task_n_plus_one": {"task_published", "task_runs", "task_n_plus_one"},
 }
 _EXPLANATIONS: tuple[tuple[str, set[str], _Explain], ...] = (
     ("sql", {"sql_errors"}, _failed),
@@ -551,8 +598,44 @@ _EXPLANATIONS: tuple[tuple[str, set[str], _Explain], ...] = (
     ("http", {"response_bytes"}, _largest_response("bytes")),
     ("http", {"response_bytes_decoded"}, _largest_response("decoded")),
     ("http", {"http_requests"}, _requested),
+    (
+        "tasks",
+        {"task_failures"},
+        _ended_badly(
+            "failures",
+            "failed",
+            "handle {error} in the task, or let it be tried again: autoretry_for=({error},)",
+        ),
+    ),
+    (
+        "tasks",
+        {"task_retries"},
+        _ended_badly(
+            "retries",
+            "retried",
+            "do what raises {error} less often, or retry less often: max_retries=",
+        ),
+    ),
+    (
+        "tasks",
+        {"task_slowest"},
+        _longest_task(
+            "seconds", "slowest: {} took {}", f"{_PROFILE}, or split it into smaller tasks"
+        ),
+    ),
+    (
+        "tasks",
+        {"task_latency"},
+        _longest_task(
+            "latency",
+            "longest wait: {} began {} after it was published",
+            "more worker processes, or a queue of its own for what must not wait",
+        ),
+    ),
+    ("tasks", {"task_published"}, _published),
+    ("tasks", {"task_runs"}, _tried),
 )
-_LISTS = (_listed, _sent, _looked_up)
+_LISTS = (_listed, _sent, _looked_up, _published, _tried)
 
 
 def _counted(tallies: Iterable[Tally]) -> list[Tally]:

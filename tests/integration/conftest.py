@@ -17,11 +17,15 @@ from pytest_perfguard.model import Record
 # costly to import, or does not survive a second import, is imported here.
 for _module in (
     "aiosqlite",
+    "celery.app.autoretry",
+    "celery.contrib.testing.worker",
+    "celery.signals",
     "django.test.client",
     "fastapi.testclient",
     "flask.testing",
     "httpx",
     "httpx2",
+    "kombu.transport.memory",
     "pytest_perfguard.fixtures",
     "pytest_perfguard.guard",
     "pytest_perfguard.plans",

@@ -89,15 +89,15 @@ def test_a_waiver_on_the_line_above_and_between_lines_of_an_expression_covers_it
         (
             "# perfguard: ignore[sql_n_plus_on] because",
             (
-                "sql_n_plus_on cannot be waived on a line; sql_n_plus_one, sql_duplicates and "
-                "cache_n_plus_one can"
+                "sql_n_plus_on cannot be waived on a line; sql_n_plus_one, sql_duplicates, "
+                "cache_n_plus_one and task_n_plus_one can"
             ),
         ),
         (
             "# perfguard: ignore[sql_time] because",
             (
-                "sql_time cannot be waived on a line; sql_n_plus_one, sql_duplicates and "
-                "cache_n_plus_one can"
+                "sql_time cannot be waived on a line; sql_n_plus_one, sql_duplicates, "
+                "cache_n_plus_one and task_n_plus_one can"
             ),
         ),
     ],

@@ -7,6 +7,9 @@ PostgreSQL is found by PERFGUARD_TEST_POSTGRES_URL or at its standard port on th
 Every test that asks for ``cache`` runs on Redis and on fakeredis, with synchronous and asyncio
 clients. Redis is found by PERFGUARD_TEST_REDIS_URL or at its standard port on this machine; what
 needs a server for itself starts one, if there is a ``redis-server`` on the path.
+
+Tasks are published to RabbitMQ, found by PERFGUARD_TEST_AMQP_URL or at its standard port on this
+machine, and to the same Redis; ``broker`` is each of them.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import redis
+from kombu import Connection, pools
 from sqlalchemy import create_engine, event, make_url
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
@@ -29,7 +34,7 @@ from sqlalchemy.orm import Session
 
 from pytest_perfguard import Recorder, Settings
 from tests.services.models import Base, add_documents, add_rows
-from tests.services.support import ASYNC_DRIVERS, ROOT, Cache, Database, redis_server
+from tests.services.support import ASYNC_DRIVERS, ROOT, Cache, Database, Shop, redis_server
 
 STANDARD_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
 # Many times faster than TRUNCATE of tables that hold next to nothing.
@@ -41,6 +46,11 @@ WHERE relkind = 'S' AND relnamespace = current_schema()::regnamespace
 USERS = 6
 
 STANDARD_REDIS = "redis://127.0.0.1:6379/9"
+STANDARD_AMQP = "amqp://guest:guest@127.0.0.1:5672//"
+BROKERS = {
+    "redis": ("PERFGUARD_TEST_REDIS_URL", STANDARD_REDIS),
+    "amqp": ("PERFGUARD_TEST_AMQP_URL", STANDARD_AMQP),
+}
 CACHES = ("redis", "redis-asyncio", "fakeredis", "fakeredis-asyncio")
 
 DRIVERS = {
@@ -392,3 +402,20 @@ def sentinel_port(
     options = ("sentinel.conf", "--sentinel", "--port", "{port}", "--bind", "127.0.0.1")
     with redis_server(redis_program, folder, *options, ready="+monitor master") as port:
         yield port
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def broker(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    """A Celery app on a real broker."""
+    name, standard = BROKERS[request.param]
+    url = os.environ.get(name, standard)
+    try:
+        with Connection(url, connect_timeout=5) as connection:
+            connection.connect()
+    except (OSError, redis.ConnectionError) as error:
+        place = name if name in os.environ else "the standard local port"
+        _unavailable(f"no broker at {place}: {type(error).__name__}")
+    with closing(Shop(request.param, url, f"perfguard_{uuid.uuid4().hex[:12]}")) as shop:
+        yield shop
+    # They are shared by all apps with the same broker.
+    pools.reset()

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
+import redis
+from celery import signals as celery_signals
 from sqlalchemy import URL, create_engine
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -220,6 +228,91 @@ def redis_server(program: str, folder: Path, *options: str, ready: str) -> Itera
         if not any("in use" in line for line in said):
             break
     raise RuntimeError("the server did not start:\n" + "".join(said))
+
+
+class Shop:
+    """A Celery app on a real broker, with a queue of its own.
+
+    Attributes:
+        headers: those of all messages of this process, one after the other.
+    """
+
+    def __init__(self, kind: str, url: str, queue: str) -> None:
+        from tests.services.task_app import make_app
+
+        self.kind = kind
+        self.queue = queue
+        self.headers: list[dict[str, Any]] = []
+        self._url = url
+        self._options = {"global_keyprefix": f"{queue}:"} if kind == "redis" else {}
+        self.app = make_app(url, queue, self._options)
+        celery_signals.before_task_publish.connect(self._note, weak=False)
+
+    def _note(self, headers: dict[str, Any], **_: Any) -> None:
+        self.headers.append(headers)
+
+    def another(self) -> Shop:
+        """Make one more app on the same broker."""
+        return Shop(self.kind, self._url, f"{self.queue}_{uuid4().hex[:6]}")
+
+    def task(self, name: str) -> Any:
+        """Return a task by its short name."""
+        return self.app.tasks[f"shop.{name}"]
+
+    @contextmanager
+    def worker(self, pool: str = "solo", *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a worker in a process of its own."""
+        command = [
+            sys.executable, "-m", "tests.services.task_app", self._url, self.queue,
+            json.dumps(self._options), f"--pool={pool}", "--concurrency=2", *arguments,
+        ]  # fmt: skip
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            assert process.stdout is not None
+            too_long = threading.Timer(60, process.kill)
+            too_long.start()
+            try:
+                said = process.stdout.readline()
+                while said and "READY" not in said:
+                    said = process.stdout.readline()
+                too_long.cancel()
+                assert said, "the worker ended before it was ready"
+                yield process
+            finally:
+                too_long.cancel()
+                process.stdout.close()
+                # The whole group: a pool's processes outlive a parent that is killed.
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def left(self, queue: str) -> bool:
+        """Return whether the broker knows a queue."""
+        with self.app.connection_for_read() as connection:
+            channel = connection.default_channel
+            if self.kind == "redis":
+                return bool(channel.client.exists(queue))
+            try:
+                channel.queue_declare(queue, passive=True)
+            except connection.channel_errors as error:
+                # A queue of another connection's own is locked.
+                return bool(error.code != HTTPStatus.NOT_FOUND)
+            return True
+
+    def close(self) -> None:
+        celery_signals.before_task_publish.disconnect(self._note)
+        with self.app.connection_for_write() as connection:
+            channel = connection.default_channel
+            if self.kind == "redis":
+                client = redis.Redis.from_url(self._url)
+                keys = list(client.scan_iter(f"{self.queue}:*"))
+                if keys:
+                    client.delete(*keys)
+                client.close()
+            else:
+                channel.queue_delete(self.queue)
+                channel.exchange_delete(self.queue)
+        self.app.close()
 
 
 def free_ports(count: int) -> list[int]:

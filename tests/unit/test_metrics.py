@@ -22,6 +22,7 @@ _UNKNOWN = {
     "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
     "cpu_time", "cpu_percent", "memory_peak", "memory_growth", "memory_percent", "alloc_peak",
     "loop_stall",
+    "task_slowest", "task_latency",
     *(f"{group}_{statistic}" for group in ("http", "time") for statistic in _TIMES),
 }  # fmt: skip
 _CHILD = span(
@@ -49,6 +50,10 @@ _CHILD = span(
         count=1,
         sums={"errors": 1},
         peaks={"bytes": 900, "decoded": 4000},
+    ),
+    tally(
+        "app.send", probe="tasks", kind="retry", count=0, sums={"runs": 2, "retries": 2},
+        peaks={"seconds": 0.5, "latency": 4.0},
     ),
     name="GET /",
     kind="request",
@@ -87,6 +92,11 @@ _WHOLE = span(
     tally(
         "GET /big", probe="http", kind="request", count=3, peaks={"bytes": 1200, "decoded": 1200}
     ),
+    tally("app.send", probe="tasks", kind="publish", count=3),
+    tally(
+        "app.send", probe="tasks", kind="failure", count=0, sums={"runs": 1, "failures": 1},
+        peaks={"seconds": 0.25, "latency": 5.0},
+    ),
     tally("get_rates", probe="cache", kind=IN_PROCESS, count=9, sums={"hits": 7, "misses": 2}),
     tally(
         "HELLO",
@@ -114,6 +124,7 @@ _WHOLE = span(
         finding("sql_duplicates", weight=30, waiver="known"),
         finding(tally=tally(site=site(9)), waiver="known"),
         finding("cache_n_plus_one", tally=tally("HGET h", probe="cache")),
+        finding("task_n_plus_one", tally=tally("app.send", probe="tasks")),
         finding("cache_n_plus_one", tally=tally("DEL a", probe="cache"), waiver="known"),
     ),
     probes=("sql", "plans", "cache"),
@@ -125,7 +136,7 @@ _WHOLE = span(
             name="slow", kind="call", timing={"statistics": _SLOWER, "waiting": 0.02, "py_calls": 7}
         ),
     ),
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -190,6 +201,13 @@ _WHOLE = span(
         ("time_cpu", 0.18),
         ("time_waiting", 0.02),
         ("py_calls", 7),
+        ("task_published", 3),
+        ("task_n_plus_one", 1),
+        ("task_runs", 3),
+        ("task_slowest", 0.5),
+        ("task_latency", 5.0),
+        ("task_retries", 2),
+        ("task_failures", 1),
     ],
 )
 def test_a_metric_is_taken_from_the_span_and_those_inside_it(name: str, value: float) -> None:
@@ -223,6 +241,7 @@ def test_the_limits_of_the_guide_are_those_of_the_guide() -> None:
     assert guides == {
         "sql_slowest": "100ms",
         "pool_peak": "80%",
+        "task_slowest": "5s",
         **dict.fromkeys(("http_mean", "http_median", "http_p95", "http_p99", "http_max"), "200ms"),
         "cpu_percent": "70%",
         "memory_percent": "80%",

@@ -72,6 +72,7 @@ _WRITTEN: dict[str, tuple[list[str], str, object]] = {
     "top": (["--perfguard-top=9"], "9", 9),
     "packages": (["--perfguard-packages=shop"], "shop", ["shop"]),
     "show_parameters": (["--perfguard-show-parameters"], "true", True),
+    "task_timeout": (["--perfguard-task-timeout=3"], "3", 3),
     "baseline": (["--perfguard-baseline=all"], "all", ["all"]),
     "update": (["--perfguard-update"], "", "all"),
     "new": (["--perfguard-new=fail"], "fail", "fail"),

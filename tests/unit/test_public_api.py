@@ -8,7 +8,17 @@ import pytest
 
 import pytest_perfguard
 
-_LAZY = ("sqlalchemy", "redis", "httpx", "httpx2", "pyinstrument", "psutil", "jinja2")
+_LAZY = (
+    "sqlalchemy",
+    "redis",
+    "httpx",
+    "httpx2",
+    "pyinstrument",
+    "psutil",
+    "jinja2",
+    "celery",
+    "kombu",
+)
 
 
 def _as_sorted_by_linters(name: str) -> tuple[int, str]:

@@ -1,0 +1,427 @@
+"""The task probe: each try of a background task is a span of its own.
+
+What a task ran is then judged by itself, wherever it ran: at once where it was called (eagerly),
+in a worker in a thread of this process, or in a worker of its own that sends back what it has
+measured. A queue library is listened to by a :class:`Queue`, which tells the probe what is
+published, what begins and what ends; Celery's is in :mod:`pytest_perfguard.probes.celery_queue`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Condition
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_perfguard.model import Site, Span
+from pytest_perfguard.probes.task_ledger import PublishedTally, Run, TaskLedger
+from pytest_perfguard.spans import Clock
+
+if TYPE_CHECKING:
+    from pytest_perfguard.spans import OpenSpan, Spans
+
+# Metrics that need the runs of what was published, wherever it runs.
+NEED_RUNS = ("task_runs", "task_slowest", "task_latency", "task_retries", "task_failures")
+# Messages whose runs are waited for at most; those beyond are not known.
+_MAX_SENT = 10_000
+# How often a wait looks whether a thread of this process has done the rest.
+_LOOK = 0.02
+
+
+class Post(Protocol):
+    """Brings back what workers in other processes have measured."""
+
+    def receive(self, timeout: float) -> Iterable[Mapping[str, Any]]:
+        """Return the records that have come, waiting for one for so many seconds at most."""
+
+    def close(self) -> None:
+        """Leave nothing on the broker, and no connection to it."""
+
+
+class Queue(Protocol):
+    """Listens to one queue library and tells a :class:`TaskProbe` what it hears."""
+
+    def start(self, probe: TaskProbe) -> None:
+        """Begin to listen, if the library has been loaded by now; may be called again."""
+
+    def stop(self) -> None:
+        """Leave everything as it was before :meth:`start`."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """A message that has been published and whose run is not known yet.
+
+    Attributes:
+        tries: numbers of the tries that are known, which need not come in order.
+        last: number of the last one, once that is known.
+    """
+
+    name: str
+    site: Site | None
+    at: float
+    span: OpenSpan
+    tally: PublishedTally
+    tries: set[int] = field(default_factory=set)
+    last: int | None = None
+
+
+class TaskProbe:
+    """Counts what is published, and opens a span for each try of a task.
+
+    Args:
+        queues: the libraries that are listened to.
+    """
+
+    name = "tasks"
+
+    def __init__(self, queues: Sequence[Queue] = ()) -> None:
+        self._queues = list(queues)
+        self._spans: Spans | None = None
+        self._process = 0
+        self._sent: dict[Hashable, Sent] = {}
+        self._running: dict[Hashable, OpenSpan] = {}
+        # What has come from workers before it was known that it was published.
+        self._early: dict[Hashable, list[Mapping[str, Any]]] = {}
+        self._changed = Condition()
+        self.post: Post | None = None
+
+    def start(self, spans: Spans) -> None:
+        """Listen to the libraries that have been loaded by now."""
+        self._spans = spans
+        self._process = os.getpid()
+        if self not in spans.watchers:
+            spans.watchers.append(self)
+        for queue in self._queues:
+            queue.start(self)
+
+    def add(self, queue: Queue) -> None:
+        """Listen to one more library, from now on."""
+        if queue not in self._queues:
+            self._queues.append(queue)
+            if self._spans is not None:
+                queue.start(self)
+
+    def stop(self) -> None:
+        """Stop listening. What is under way in an open span is still waited for when it closes."""
+        for queue in self._queues:
+            queue.stop()
+        if self._spans is not None and self._spans.innermost() is None:
+            self._spans.watchers.remove(self)
+            self._sent.clear()
+            self._running.clear()
+            self._close_post()
+            self._spans = None
+
+    # -- what a queue tells ------------------------------------------------------------------------
+
+    def settings(self) -> dict[str, Any]:
+        """Return what a worker in another process needs to know to measure as this one does."""
+        assert self._spans is not None
+        settings = self._spans.settings
+        return {
+            "root": str(settings.root),
+            "packages": list(settings.packages),
+            "n_plus_one_threshold": settings.n_plus_one_threshold,
+            "key_words": sorted(settings.key_words),
+        }
+
+    def span(self) -> OpenSpan | None:
+        """Return the span that something published here belongs to; None if nothing is measured.
+
+        A process that was forked from the measured one measures nothing.
+        """
+        if self._spans is None or os.getpid() != self._process:
+            return None
+        return self._spans.innermost()
+
+    def publish(
+        self,
+        name: str,
+        frame: FrameType,
+        *,
+        library: str = "",
+        key: Hashable = None,
+        in_group: bool = False,
+        group: str = "",
+    ) -> Site | None:
+        """Note a message, or a call that runs at once.
+
+        Args:
+            name: of the task.
+            frame: where it was seen; the user's line is looked for from there.
+            library: folder of the queue's package, whose functions are not worth naming.
+            key: what its runs will be known by; None for a call that runs at once.
+            in_group: it is one of many that were published by one call.
+            group: how many are published by one call, to be written instead of many calls.
+
+        Returns:
+            The user's line; None where it is not known, or if nothing is measured.
+        """
+        span = self.span()
+        if span is None:
+            return None
+        assert self._spans is not None
+        ledger = _ledger(span)
+        user = self._spans.sites.nearest(frame)
+        place = (user.f_code, user.f_lasti) if user is not None else (None, 0)
+        if place not in ledger.sites:
+            ledger.sites[place] = self._spans.sites.site(frame, library)
+        # The one place where a message is seen with the span and the line that it comes from.
+        site = ledger.sites[place]
+        now = Clock.now()
+        with self._changed:
+            tally = ledger.published(name, site)
+            tally.count += 1
+            tally.alone += not in_group
+            tally.group = group or tally.group
+            span.advance(tally, now, 0.0)
+            if key is not None:
+                tally.unheard += 1
+                if len(self._sent) < _MAX_SENT:
+                    self._sent[key] = Sent(name, site, now, span, tally)
+        return site
+
+    def asked(self, span: OpenSpan) -> frozenset[str]:
+        """Return the metrics that the span needs the runs of its tasks for, wherever they run."""
+        return span.wanted.intersection(NEED_RUNS)
+
+    def begin(
+        self,
+        name: str,
+        key: Hashable,
+        *,
+        sent: Hashable = None,
+        number: int = 0,
+        latency: float | None = None,
+        site: Site | None = None,
+    ) -> None:
+        """Open the span of a try.
+
+        Args:
+            name: of the task.
+            key: tells the try from every other one.
+            sent: what it was published by; None for a call that runs at once.
+            number: of the try: 0 for the first, 1 for the first retry.
+            latency: seconds since it was published, where this process did not publish it.
+            site: the user's line that called it, if it runs at once.
+        """
+        if self.span() is None:
+            return
+        assert self._spans is not None
+        message = self._sent.get(sent) if sent is not None else None
+        parent = None
+        if message is not None:
+            site = message.site
+            parent = None if message.span.closed else message.span
+            if latency is None:
+                latency = Clock.now() - message.at
+        span = self._spans.open(f"task {name}", "task", parent=parent)
+        _ledger(span).run = Run(name, site, None if number else latency)
+        self._running[key] = span
+
+    def end(
+        self,
+        key: Hashable,
+        state: str = "run",
+        error: str | None = None,
+        *,
+        sent: Hashable = None,
+        number: int = 0,
+    ) -> None:
+        """Close the span of a try.
+
+        Args:
+            key: as it was begun by.
+            state: ``run``, ``retry`` (it will be tried again) or ``failure`` (it will not).
+            error: class of what it raised.
+            sent: what it was published by; None for a call that ran at once.
+            number: of the try.
+        """
+        span = self._running.pop(key, None)
+        if span is None or span.closed or os.getpid() != self._process:
+            return
+        assert self._spans is not None
+        run = _ledger(span).run
+        assert run is not None
+        run.state, run.error = state, error
+        run.seconds = Clock.now() - span.started
+        self._spans.close(span)
+        if sent is not None:
+            self._heard(sent, number, state)
+
+    def site(self, key: Hashable) -> Site | None:
+        """Return the line that published a try that is under way."""
+        span = self._running.get(key)
+        run = _ledger(span).run if span is not None else None
+        return run.site if run is not None else None
+
+    def take_sent(self, span: OpenSpan) -> dict[Hashable, Sent]:
+        """Return what was published in a span and is not known to have run, and forget it."""
+        with self._changed:
+            found = {key: sent for key, sent in self._sent.items() if sent.span is span}
+            for key, sent in found.items():
+                sent.tally.unheard -= 1
+                del self._sent[key]
+        return found
+
+    def _heard(self, key: Hashable, number: int, state: str) -> None:
+        """Note a try; with the last one of all, no more is to be waited for."""
+        with self._changed:
+            sent = self._sent.get(key)
+            if sent is None:
+                return
+            sent.tries.add(number)
+            if state != "retry":
+                sent.last = number
+            if sent.last is not None and sent.tries.issuperset(range(sent.last)):
+                sent.tally.unheard -= 1
+                del self._sent[key]
+                self._changed.notify_all()
+
+    # -- the end of a span -------------------------------------------------------------------------
+
+    def opened(self, span: OpenSpan) -> None:
+        """Do nothing: what belongs to a span comes later."""
+
+    def closed(self, span: OpenSpan) -> None:
+        """Wait for the tasks that were published in a span, if a budget needs their runs."""
+        if self._sent and any(sent.span is span for sent in list(self._sent.values())):
+            around = _outside_tasks(span)
+            if around is not span:
+                # A worker that waited here for what it has to do next would wait for ever.
+                self._hand_over(span, around)
+            else:
+                asked = self.asked(span)
+                if asked:
+                    assert self._spans is not None
+                    self._wait(span, self._spans.settings.task_timeout)
+                self._explain(span, waited=bool(asked))
+        if span.parent is None:
+            self._close_post()
+
+    def _hand_over(self, span: OpenSpan, around: OpenSpan | None) -> None:
+        with self._changed:
+            for key, sent in list(self._sent.items()):
+                if sent.span is not span:
+                    continue
+                if around is None:
+                    del self._sent[key]
+                    continue
+                sent.tally.unheard -= 1
+                sent.span = around
+                sent.tally = _ledger(around).published(sent.name, sent.site)
+                sent.tally.unheard += 1
+
+    def _wait(self, span: OpenSpan, limit: float) -> None:
+        deadline = Clock.now() + limit
+        while any(sent.span is span for sent in list(self._sent.values())):
+            left = deadline - Clock.now()
+            if left <= 0:
+                return
+            if self.post is None:
+                with self._changed:
+                    self._changed.wait(min(left, _LOOK))
+                continue
+            for record in self.post.receive(min(left, _LOOK)):
+                self._take(record)
+
+    def _take(self, record: Mapping[str, Any]) -> None:
+        """Keep what a worker in another process has measured in one try."""
+        key = record["id"]
+        sent = self._sent.get(key)
+        if sent is None:
+            self._early.setdefault(key, []).append(record)
+            return
+        span = sent.span
+        frozen = _placed(Span.from_dict(record["span"]), sent.site, _begun(span, record["began"]))
+        span.adopt(frozen)
+        with self._changed:
+            for other, name, site in record["sent"]:
+                place = None if site is None else Site.from_dict(site)
+                tally = _ledger(span).published(name, place)
+                tally.unheard += 1
+                self._sent[other] = Sent(name, place, Clock.now(), span, tally)
+        self._heard(key, record["number"], record["state"])
+        for other, _, _ in record["sent"]:
+            for early in self._early.pop(other, ()):
+                self._take(early)
+
+    def _explain(self, span: OpenSpan, *, waited: bool) -> None:
+        """Say whose runs are not known, and no longer wait for them."""
+        with self._changed:
+            left = [sent for sent in self._sent.values() if sent.span is span]
+            self._sent = {k: sent for k, sent in self._sent.items() if sent.span is not span}
+        if not left:
+            return
+        reasons = []
+        for tally in dict.fromkeys(sent.tally for sent in left):
+            number = sum(sent.tally is tally for sent in left)
+            of = f"{number} of {max(tally.count, number)} tasks {tally.name}"
+            at = f"published at {tally.site.file}:{tally.site.line}" if tally.site else "published"
+            reasons.append(f"{of} {at}")
+        listed = "; ".join(reasons)
+        if waited:
+            assert self._spans is not None
+            seconds = self._spans.settings.task_timeout
+            text = (
+                f"{listed} were not run within {seconds:g} s, or no worker told of it: start the "
+                "worker with -I pytest_perfguard.celery_worker, or raise perfguard_task_timeout"
+            )
+        else:
+            text = f"nobody waited for {listed}: that is only done where a budget needs their runs"
+        span.facts.update(dict.fromkeys(NEED_RUNS, text))
+
+    def _close_post(self) -> None:
+        if self.post is not None:
+            post, self.post = self.post, None
+            self._early.clear()
+            post.close()
+
+
+def _ledger(span: OpenSpan) -> TaskLedger:
+    ledger: TaskLedger | None = span.ledgers.get("tasks")
+    if ledger is None:
+        # Another thread may be here as well: what it has made is kept.
+        ledger = span.ledgers.setdefault("tasks", TaskLedger())
+    assert ledger is not None
+    return ledger
+
+
+def _outside_tasks(span: OpenSpan) -> OpenSpan | None:
+    """Return the span itself if it is in no task, else the open one around the outermost task."""
+    found: OpenSpan | None = span
+    outer: OpenSpan | None = span
+    while outer is not None:
+        if outer.kind == "task":
+            found = outer.parent
+        outer = outer.parent
+    while found is not None and found.closed:
+        found = found.parent
+    return found
+
+
+def _begun(span: OpenSpan, began: float) -> float:
+    """Return how long after the beginning of our outermost span a worker began, in seconds."""
+    return max(Clock.now() - span.origin - (time.time() - began), 0.0)
+
+
+def _placed(span: Span, site: Site | None, later: float) -> Span:
+    """Return the span of a worker with the line that published it, on our time line."""
+    return replace(
+        span,
+        tallies=tuple(
+            replace(tally, site=site, facts={} if site else tally.facts)
+            if tally.probe == "tasks" and tally.kind != "publish"
+            else tally
+            for tally in span.tallies
+        ),
+        timeline=tuple(replace(m, start=m.start + later) for m in span.timeline),
+        children=tuple(
+            _placed(child, site, later) if child.kind != "task" else child
+            for child in span.children
+        ),
+    )

@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from pytest_perfguard.metrics import METRICS
+from pytest_perfguard.model import Site, Span
+from pytest_perfguard.probes.tasks import NEED_RUNS, TaskProbe
+from pytest_perfguard.recorder import Measurement, Recorder
+from pytest_perfguard.spans import MAX_TALLIES, Settings
+from tests.unit.build import site, span, tally
+
+
+class Post:
+    """Brings what a test has prepared, one batch for each time that it is asked."""
+
+    def __init__(self, *batches: Sequence[Mapping[str, Any]]) -> None:
+        self.batches = list(batches)
+        self.closed = 0
+
+    def receive(self, timeout: float) -> Iterable[Mapping[str, Any]]:
+        assert timeout >= 0
+        return self.batches.pop(0) if self.batches else ()
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.fixture
+def probe() -> TaskProbe:
+    return TaskProbe()
+
+
+@pytest.fixture
+def recorder(probe: TaskProbe) -> Iterator[Recorder]:
+    with Recorder(Settings(task_timeout=0.05), probes=[probe]) as recorder:
+        yield recorder
+
+
+def publish(probe: TaskProbe, name: str = "app.send", **options: Any) -> Site | None:
+    return probe.publish(name, sys._getframe(1), **options)
+
+
+def run(
+    probe: TaskProbe, key: str, number: int = 0, state: str = "run", error: str | None = None
+) -> None:
+    probe.begin("app.send", (key, number), sent=key, number=number)
+    probe.end((key, number), state, error, sent=key, number=number)
+
+
+def asking(recorder: Recorder, *metrics: str) -> Measurement:
+    """Open a block that has budgets for metrics."""
+    names = metrics or NEED_RUNS
+    return Measurement(recorder, recorder.open("block", "block", asked=frozenset(names)))
+
+
+def record(key: str, number: int = 0, state: str = "run", **fields: Any) -> dict[str, Any]:
+    """What a worker sends for a try."""
+    name = {"retry": "retries", "failure": "failures"}.get(state)
+    run = tally(
+        "app.send", probe="tasks", kind=state, site=None, count=0,
+        sums={"runs": 1, **({name: 1} if name else {})}, peaks={"seconds": 2.0, "latency": 3.0},
+    )  # fmt: skip
+    task = span(tally(), run, name="task app.send", kind="task")
+    plain = {"id": key, "number": number, "state": state, "span": task.to_dict(), "sent": []}
+    return {**plain, "began": time.time(), **fields}
+
+
+def counts(measured: Measurement) -> dict[str, float]:
+    return {
+        name.removeprefix("task_"): value
+        for name, value in measured.items()
+        if name in ("task_published", "task_runs", "task_retries", "task_failures")
+    }
+
+
+def test_nothing_is_counted_where_nothing_is_measured(probe: TaskProbe, recorder: Recorder) -> None:
+    assert publish(probe, key="a") is None
+    run(probe, "a")
+    with recorder.measure("block") as measured:
+        pass
+    assert counts(measured) == {"published": 0, "runs": 0, "retries": 0, "failures": 0}
+
+
+def test_a_call_that_runs_at_once_is_published_and_run(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with recorder.measure("block") as measured:
+        publish(probe)
+        probe.begin("app.send", "a")
+        probe.end("a")
+    assert counts(measured) == {"published": 1, "runs": 1, "retries": 0, "failures": 0}
+    assert measured["task_slowest"] >= 0
+    assert "task_latency" not in measured
+    assert measured.span is not None
+    (task,) = measured.span.children
+    assert (task.name, task.kind) == ("task app.send", "task")
+
+
+def test_a_message_whose_run_nobody_waits_for_makes_runs_unknown(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with recorder.measure("block") as measured:
+        publish(probe, key="a")
+        publish(probe, key="b")
+        run(probe, "a")
+    assert counts(measured) == {"published": 2}
+    assert measured.span is not None
+    for name in NEED_RUNS:
+        assert measured.span.facts[name].startswith("nobody waited for 1 of 1 tasks app.send pub")
+
+
+def test_a_run_that_is_not_told_of_is_unknown_and_said_so(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    measured = asking(recorder, "task_failures")
+    for key in "abc":
+        publish(probe, key=key)
+    run(probe, "a")
+    line = sys._getframe().f_lineno - 2
+    frozen = measured.close()
+    assert counts(measured) == {"published": 3}
+    assert frozen.facts["task_failures"] == (
+        f"2 of 3 tasks app.send published at {__file__}:{line} were not run within 0.05 s, or no "
+        "worker told of it: start the worker with -I pytest_perfguard.celery_worker, or raise "
+        "perfguard_task_timeout"
+    ).replace(f"{os.getcwd()}/", "")  # noqa: PTH109
+
+
+def test_what_another_thread_runs_is_waited_for(recorder: Recorder, probe: TaskProbe) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        measured = asking(recorder)
+        publish(probe, key="a")
+        # Runs while the block is being closed, or before.
+        pool.submit(run, probe, "a")
+        frozen = measured.close()
+    assert counts(measured)["runs"] == 1
+    assert [child.name for child in frozen.children] == ["task app.send"]
+    assert 0 <= measured["task_latency"] < 60
+
+
+def test_a_run_in_another_thread_belongs_to_the_span_that_published_it(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        first = recorder.open("first", "block")
+        publish(probe, key="a")
+        second = recorder.open("second", "block")
+        publish(probe, key="b")
+        for key in "ab":
+            pool.submit(run, probe, key).result()
+        inner, outer = recorder.close(second), recorder.close(first)
+    assert [child.kind for child in inner.children] == ["task"]
+    assert sorted(child.kind for child in outer.children) == ["block", "task"]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_every_try_is_waited_for_in_whatever_order_they_come(
+    probe: TaskProbe, recorder: Recorder, order: tuple[int, ...]
+) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    states = ("retry", "retry", "failure")
+    probe.post = Post(*([record("a", number, states[number])] for number in order))
+    measured.close()
+    assert counts(measured) == {"published": 1, "runs": 3, "retries": 2, "failures": 1}
+
+
+def test_a_retry_that_does_not_come_back_is_unknown(probe: TaskProbe, recorder: Recorder) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    probe.post = Post([record("a", 0, "retry")], [record("a", 2, "failure")])
+    measured.close()
+    assert counts(measured) == {"published": 1}
+
+
+def test_what_a_worker_measured_becomes_a_span_with_our_line(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    line = sys._getframe().f_lineno - 1
+    probe.post = post = Post([record("a")])
+    frozen = measured.close()
+    (task,) = frozen.children
+    assert measured["sql_queries"] == 1
+    assert (measured["task_slowest"], measured["task_latency"]) == (2.0, 3.0)
+    of_sql, of_run = task.tallies
+    assert of_run.site is not None
+    assert (of_run.site.line, of_sql.site) == (line, site())
+    assert not of_run.facts
+    assert post.closed == 1
+    assert probe.post is None
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_tasks_that_a_worker_published_are_waited_for_too(
+    probe: TaskProbe, recorder: Recorder, early: bool
+) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    parent = record("a", sent=[["b", "app.other", site(3).to_dict()], ["c", "app.other", None]])
+    others = [record("b"), record("c")]
+    probe.post = Post(*([others, [parent]] if early else [[parent], others]))
+    frozen = measured.close()
+    # The worker's span holds what was published in it.
+    assert counts(measured) == {"published": 1, "runs": 3, "retries": 0, "failures": 0}
+    lines = [task.tallies[1].site for task in frozen.children]
+    assert [place and place.line for place in lines[1:]] == [3, None]
+
+
+def test_a_worker_that_published_more_than_was_run_makes_runs_unknown(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    probe.post = Post([record("a", sent=[["b", "app.other", site(3).to_dict()]])])
+    frozen = measured.close()
+    assert counts(measured) == {"published": 1}
+    assert frozen.facts["task_runs"].startswith(
+        "1 of 1 tasks app.other published at app/crud.py:3 were not run within 0.05 s"
+    )
+
+
+def test_records_of_others_are_left_alone(probe: TaskProbe, recorder: Recorder) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    probe.post = Post([record("nobody's")], [record("a")], [record("a")])
+    measured.close()
+    assert counts(measured)["runs"] == 1
+
+
+def test_a_task_does_not_wait_for_those_that_it_publishes(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    """Its worker may be the one that has to run them."""
+    with ThreadPoolExecutor(1) as pool:
+        measured = asking(recorder)
+        publish(probe, key="a")
+
+        def work() -> None:
+            probe.begin("app.send", ("a", 0), sent="a")
+            publish(probe, "app.other", key="b")
+            with recorder.measure("inside"):
+                publish(probe, "app.other", key="c")
+            probe.end(("a", 0), sent="a")
+            for key in "bc":
+                run(probe, key)
+
+        pool.submit(work).result()
+        frozen = measured.close()
+    assert counts(measured) == {"published": 3, "runs": 3, "retries": 0, "failures": 0}
+    assert [child.name for child in frozen.children] == ["task app.send"] * 3
+
+
+def test_what_is_left_behind_by_a_span_without_a_parent_is_forgotten(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with recorder.measure("block"):
+        publish(probe, key="a")
+    with recorder.measure("other") as measured:
+        run(probe, "a")
+    assert counts(measured) == {"published": 0, "runs": 1, "retries": 0, "failures": 0}
+
+
+def test_probes_that_are_off_for_a_while_forget_nothing(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    probe.post = post = Post([record("a")])
+    recorder.stop()
+    assert not post.closed
+    recorder.start()
+    measured.close()
+    assert counts(measured)["runs"] == 1
+
+
+def test_stopping_leaves_no_watcher_and_no_post(probe: TaskProbe) -> None:
+    recorder = Recorder(probes=[probe])
+    recorder.start()
+    recorder.start()
+    assert recorder.watchers == [probe]
+    with recorder.measure("block"):
+        publish(probe, key="a")
+    recorder.stop()
+    assert recorder.watchers == []
+    assert publish(probe, key="b") is None
+
+
+@pytest.mark.parametrize(
+    ("published", "grouped", "found"), [(4, 0, 0), (5, 0, 1), (9, 9, 0), (9, 5, 0), (9, 4, 1)]
+)
+def test_as_many_messages_as_the_threshold_that_were_in_no_group_are_a_candidate(
+    probe: TaskProbe, recorder: Recorder, published: int, grouped: int, found: int
+) -> None:
+    with recorder.measure("block") as measured:
+        for number in range(published):
+            publish(probe, in_group=number < grouped)
+    assert (measured["task_published"], measured["task_n_plus_one"]) == (published, found)
+
+
+def test_two_tasks_and_two_lines_are_no_n_plus_one(probe: TaskProbe, recorder: Recorder) -> None:
+    with recorder.measure("block") as measured:
+        for name in ("app.send", "app.other"):
+            for _ in range(4):
+                publish(probe, name)
+        for _ in range(4):
+            publish(probe)
+    assert (measured["task_published"], measured["task_n_plus_one"]) == (12, 0)
+
+
+def test_what_does_not_fit_any_more_is_added_up(probe: TaskProbe, recorder: Recorder) -> None:
+    with recorder.measure("block") as measured:
+        for number in range(MAX_TALLIES + 3):
+            publish(probe, f"app.task{number}")
+    assert measured["task_published"] == MAX_TALLIES + 3
+    assert measured.span is not None
+    (folded,) = [t for t in measured.span.tallies if t.operation == "(other tasks)"]
+    assert folded.count == 3
+
+
+@pytest.mark.parametrize("end", [lambda probe, key: None, run], ids=["never ends", "ends"])
+def test_a_task_of_a_closed_span_is_nobodys(
+    probe: TaskProbe, recorder: Recorder, end: Callable[[TaskProbe, str], None]
+) -> None:
+    with recorder.measure("block"):
+        probe.begin("app.send", "a")
+    recorder.abandon()
+    probe.end("a")
+    with recorder.measure("other") as measured:
+        end(probe, "b")
+    assert counts(measured)["published"] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_measures_nothing() -> None:
+    code = """
+import os, sys
+from pytest_perfguard.probes.tasks import TaskProbe
+from pytest_perfguard.recorder import Recorder
+
+probe = TaskProbe()
+with Recorder(probes=[probe]) as recorder, recorder.measure("block") as measured:
+    child = os.fork()
+    if not child:
+        probe.publish("app.send", sys._getframe(), key="a")
+        os._exit(int(measured["task_published"]))
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_worker_module_connects_nothing_by_being_part_of_the_package() -> None:
+    code = """
+import sys
+import pytest_perfguard.fixtures
+assert "celery" not in sys.modules and "kombu" not in sys.modules
+assert "pytest_perfguard.celery_worker" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_limits_that_a_span_with_unknown_runs_does_not_keep() -> None:
+    unknown: Span = span(tally(probe="tasks", sums={"unheard": 1, "runs": 5}), probes=("tasks",))
+    for name in NEED_RUNS:
+        assert METRICS[name].measure(unknown) is None
+        assert METRICS[name].on_request
+
+
+def test_the_fix_is_written_as_the_queue_library_writes_it(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with recorder.measure("block") as measured:
+        publish(probe, "app.send")
+        publish(probe, "app.send", group="send.many(ids)")
+    assert measured.span is not None
+    assert [t.fix for t in measured.span.tallies] == [
+        "publish one send for all ids, or publish them as a group",
+        "publish one send for all ids, or send.many(ids)",
+    ]
+
+
+def test_a_queue_that_is_added_is_started_at_once_and_stopped_with_the_others(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    class Queue:
+        def __init__(self) -> None:
+            self.diary: list[str] = []
+
+        def start(self, started: TaskProbe) -> None:
+            assert started is probe
+            self.diary.append("start")
+
+        def stop(self) -> None:
+            self.diary.append("stop")
+
+    queue = Queue()
+    for _ in range(2):
+        recorder.probe(TaskProbe).add(queue)
+    assert queue.diary == ["start"]
+    recorder.stop()
+    assert queue.diary == ["start", "stop"]
+
+
+def test_a_recorder_without_the_probe_gets_it() -> None:
+    with Recorder(probes=[]) as recorder:
+        added = recorder.probe(TaskProbe)
+        assert recorder.probe(TaskProbe) is added
