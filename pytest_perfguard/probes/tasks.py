@@ -170,8 +170,10 @@ class TaskProbe:
         place = (user.f_code, user.f_lasti) if user is not None else (None, 0)
         if place not in ledger.sites:
             ledger.sites[place] = self._spans.sites.site(frame, library)
-        # The one place where a message is seen with the span and the line that it comes from.
         site = ledger.sites[place]
+        leaves = self._spans.leaves
+        if leaves is not None:
+            leaves("task", name, site, span)
         now = Clock.now()
         with self._changed:
             tally = ledger.published(name, site)

@@ -447,3 +447,40 @@ def test_a_session_that_knows_no_celery_does_not_load_it(pytester: pytest.Pytest
         """
     )
     pytester.runpytest_subprocess("-q", "-p", "no:asyncio").assert_outcomes(passed=1)
+
+
+def test_what_is_published_before_the_commit_is_named(
+    pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], where: str
+) -> None:
+    """A worker may look before the row is there, or for one that is then rolled back."""
+    pytester.makepyfile(
+        WHERE[where]
+        + """
+from sqlalchemy import text
+
+from shop import engine
+
+CHANGE = text("UPDATE users SET email = 'new' WHERE id = 1")
+
+@pytest.mark.perf_budget(tx_calls=0)
+def test_early():
+    with engine.begin() as connection:
+        connection.execute(CHANGE)
+        jobs.send_mails.delay([])
+
+@pytest.mark.perf_budget(tx_calls=0)
+def test_late():
+    with engine.begin() as connection:
+        connection.execute(CHANGE)
+    jobs.send_mails.delay([])
+"""
+    )
+    result = run()
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "1x task jobs.send_mails inside a transaction that had written: UPDATE users at *",
+            "    at test_*:* in test_early",
+            "    fix: commit first and call then*",
+        ]
+    )
