@@ -384,7 +384,7 @@ def _facts(
     if not growth.slope:
         return facts
     found = (
-        f"{_size(growth.slope)} stay of each call ({_size(max(growth.low, 0))} to "
+        f"each call leaves {_size(growth.slope)} behind ({_size(max(growth.low, 0))} to "
         f"{_size(growth.high)}, 99 % interval), over {times:,} calls after {warmup:,} others"
     )
     if growth.source == "resident":
@@ -396,7 +396,7 @@ def _facts(
     shown = [found]
     for line in lines:
         each = f"{_size(line.size / times)} in {line.blocks / times:.3g} blocks a call"
-        shown += [f"    {line.shown}, {each}", *([f"    {line.text}"] if line.text else [])]
+        shown += [f"    {line.shown} ({each})", *([f"    {line.text}"] if line.text else [])]
     shown.append(
         "    fix: bound what is kept, as functools.lru_cache(maxsize=...) does, remove it from its "
         "container when it is done with, or close what is opened"

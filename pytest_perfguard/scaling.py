@@ -307,16 +307,18 @@ def _amount(result: Any) -> float | None:
 
 
 def _leaves(value: Any, most: int) -> int:
-    """Return how many values there are in nested containers, ``most`` at most."""
+    """Return how many values there are in nested containers, as far as ``most`` of them tell.
+
+    Containers count as well: one that holds itself has no end.
+    """
     waiting, found = [value], 0
     while waiting and found < most:
         value = waiting.pop()
+        found += len(value) if isinstance(value, str | bytes) else 1
         if isinstance(value, Mapping):
             waiting += value.values()
         elif isinstance(value, list | tuple | set | frozenset):
             waiting += value
-        else:
-            found += len(value) if isinstance(value, str | bytes) else 1
     return found
 
 

@@ -103,8 +103,8 @@ def test_a_leak_is_named_with_its_size_its_line_and_the_fix(
         [
             "perfguard: 1 of 1 budget exceeded in leaks",
             "  memory_growth  10.* KiB > 1 KiB   perf.repeat, test_leaks.py:5",
-            "10.* KiB stay of each call (* KiB to * KiB, 99 % interval), over 100 calls*",
-            "    at leaky.py:9, 10.* KiB in * blocks a call",
+            "each call leaves 10.* KiB behind (* KiB to * KiB, 99 % interval), over 100 calls*",
+            "    at leaky.py:9 (10.* KiB in * blocks a call)",
             "    kept[[]next(numbers)[]] = bytes(10 * 1024)",
             "    fix: bound what is kept, as functools.lru_cache(maxsize=...) does, *",
         ]
@@ -168,7 +168,7 @@ def test_memory_that_no_object_of_pythons_holds_is_a_leak_too(
     assert failed(result) == ["test_native"]
     result.stdout.fnmatch_lines(
         [
-            "2?? KiB stay of each call *",
+            "each call leaves 2?? KiB behind *",
             "    resident memory: Python's allocators do not hold it, so a library does",
             "    fix: close or free *",
         ]

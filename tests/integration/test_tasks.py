@@ -456,11 +456,11 @@ def test_what_is_published_before_the_commit_is_named(
     pytester.makepyfile(
         WHERE[where]
         + """
-from sqlalchemy import text
+from sqlalchemy import update
 
-from shop import engine
+from shop import User, engine
 
-CHANGE = text("UPDATE users SET email = 'new' WHERE id = 1")
+CHANGE = update(User).where(User.id == 1).values(email="new")
 
 @pytest.mark.perf_budget(tx_calls=0)
 def test_early():

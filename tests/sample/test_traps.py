@@ -146,6 +146,51 @@ TRAPS = {
         "perf.http(warm).get(URL, rounds=ROUNDS)",
         "fix: most rounds are far from that: look for what only some of them do",
     ),
+    "leaking_dict": Seen(
+        "test_resources.py::test_walking_on_and_on_takes_no_more_memory",
+        "1 of 1 budget exceeded in test_walking_on_and_on_takes_no_more_memory.<lambda>",
+        "memory_growth",
+        "each call leaves ",
+        "sample_app/crud/resource.py",
+        "items = [RelatedItemRead.model_validate(item) for item in resource.related_items]",
+        "fix: bound what is kept, as functools.lru_cache(maxsize=...) does",
+    ),
+    "leaked_session": Seen(
+        "test_resources.py::test_a_listing_gives_its_connection_back",
+        "1 of 2 budgets exceeded in GET /api/resources/after",
+        "pool_leaks 1 > 0",
+        "1x checked out a connection that was not given back",
+        "sample_app/crud/base.py",
+        "rows = db.scalars(query).all()",
+        "fix: close it: with Session(engine) as session: ...",
+    ),
+    "sleep_in_loop": Seen(
+        "test_resources.py::test_nobody_waits_for_what_another_waits_for",
+        "1 of 1 budget exceeded in test_nobody_waits_for_what_another_waits_for",
+        "loop_stall",
+        "the event loop stood still for 3",
+        "sample_app/broken.py",
+        "time.sleep(0.3)",
+        "fix: await it, as asyncio.sleep and a client made for asyncio do",
+    ),
+    "task_per_row": Seen(
+        "test_tasks.py::test_fifty_resources_are_one_task",
+        "4 of 9 budgets exceeded in POST /api/resources/process",
+        "task_n_plus_one 1 > 0",
+        "50x sample_app.worker.tasks.process_data published one at a time",
+        "sample_app/broken.py",
+        "process_data.delay(id_)",
+        "fix: publish one process_data for all ids",
+    ),
+    "http_in_transaction": Seen(
+        "test_tasks.py::test_others_are_told_when_it_is_committed",
+        "1 of 4 budgets exceeded, 1 of 4 budgets unproven in",
+        "tx_calls 1 > 0",
+        "1x HTTP POST /announcements inside a transaction that had written: INSERT resources at",
+        "sample_app/worker/high_priority.py",
+        "response = httpx2.post(url, json=content, timeout=timeout)",
+        "fix: commit first and call then, or call first and write then",
+    ),
 }
 
 
@@ -176,6 +221,19 @@ ERRORS = {
         "AssertionError: requests that raised were not observed: observe in a finally clause",
         "sample_app/tests/performance/test_metrics.py",
         "assert re.search(errors, ",
+    ),
+    # Both are about what the service does besides answering, which it tells itself.
+    "task_metrics_per_try": Raised(
+        "test_tasks.py::test_a_task_is_counted_when_it_has_ended",
+        "AssertionError: a task that succeeded at its third try is counted as 2 failures: count it",
+        "sample_app/tests/performance/test_tasks.py",
+        "assert failures is None, (",
+    ),
+    "unstoppable_monitor": Raised(
+        "test_resources.py::test_the_monitor_ends_with_the_service",
+        "AssertionError: the monitor took a port: serve /metrics by the application",
+        "sample_app/tests/performance/test_resources.py",
+        "assert _ports() == ports, ",
     ),
 }
 
