@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.fingerprint import varying_values
 from pytest_perfguard.model import Site, Tally
+from pytest_perfguard.probes.sql_pages import MANY_ROWS
 from pytest_perfguard.spans import MAX_TALLIES
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class LiveTally:
         "batched",
         "commits",
         "count",
+        "deep_offsets",
         "distinct",
         "duplicates",
         "embedded",
@@ -52,7 +54,9 @@ class LiveTally:
         "seconds",
         "shown",
         "site",
+        "sorts",
         "subject",
+        "unbounded",
         "unplanned",
     )
 
@@ -83,7 +87,11 @@ class LiveTally:
         self.errors = 0
         self.commits = 0
         self.full_scans = 0
+        self.sorts = 0
         self.unplanned = 0
+        self.deep_offsets = 0
+        # Nothing limits how many rows it brings.
+        self.unbounded = False
         self.samples: list[str] = []
         self.moment: list[Any] = ["", 0, 0.0, 0.0]
 
@@ -96,7 +104,10 @@ class LiveTally:
             "errors": self.errors,
             "commits": self.commits,
             "full_scans": self.full_scans,
+            "sorts": self.sorts,
             "unplanned": self.unplanned,
+            "deep_offsets": self.deep_offsets,
+            "unbounded": int(self.unbounded and self.rows >= MANY_ROWS * max(self.count, 1)),
         }
         return Tally(
             probe="sql",
@@ -126,6 +137,7 @@ class Known:
         exact: hash of what tells this statement from all others, apart from its parameters.
         basis: the same without what only chooses the page of a result.
         counted: it is a statement that the code asked for.
+        offset: parameter that says how many rows are skipped, if one does.
         reads: parameter sets that this read was run with; None for other statements.
         writes: tables that this write forgets the reads of; None for other statements.
         repeatable: several executions could have been one.
@@ -139,6 +151,7 @@ class Known:
         "counted",
         "distinct",
         "exact",
+        "offset",
         "paging",
         "reads",
         "repeatable",
@@ -153,6 +166,7 @@ class Known:
         self.exact = 0
         self.basis = 0
         self.paging: frozenset[int | str] = frozenset()
+        self.offset: int | str | None = None
         self.counted = True
         self.reads: Remembered | None = None
         self.writes: frozenset[str] | None = None

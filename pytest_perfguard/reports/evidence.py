@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 from pytest_perfguard.findings import place
@@ -293,10 +294,61 @@ def _failed(tallies: Iterable[Tally]) -> _Explained:
 
 def _scanned(tallies: Iterable[Tally]) -> _Explained:
     advice = "an index that begins with the columns that its WHERE compares"
+    found: _Explained = []
+    for t in tallies:
+        if t.sums.get("full_scans"):
+            asked = f": {t.facts['asked']}" if "asked" in t.facts else ""
+            title = f"{t.label}: no index could serve it ({t.facts.get('plan', '?')}){asked}"
+            found.append((title, t, t.facts.get("index", advice)))
+    return found
+
+
+def _sorted(tallies: Iterable[Tally]) -> _Explained:
+    advice = "an index on what its WHERE compares for equality, and then what it is sorted by"
+    found: _Explained = []
+    for t in tallies:
+        if t.sums.get("sorts"):
+            asked = f": {t.facts['asked']}" if "asked" in t.facts else ""
+            title = f"{t.label} sorts all rows for a few ({t.facts.get('sort', '?')}){asked}"
+            found.append((title, t, t.facts.get("index", advice)))
+    return found
+
+
+def _skipped(tallies: Iterable[Tally]) -> _Explained:
+    found: _Explained = []
+    for t in tallies:
+        if times := t.sums.get("deep_offsets"):
+            order = _ORDER.search(t.operation)
+            columns = ", ".join(re.sub(r" (?:ASC|DESC)$", "", c) for c in _split(order))
+            key = f"WHERE ({columns}) > (those of the last row) " if columns else ""
+            found.append(
+                (
+                    f"{times:.0f}x {t.label} behind an OFFSET of 1,000 rows or more, which are "
+                    "read and dropped",
+                    t,
+                    f"keyset pagination: {key}ORDER BY ... LIMIT, and no OFFSET; < where the "
+                    "order is descending",
+                )
+            )
+    return found
+
+
+_ORDER = re.compile(r" ORDER BY ([^()]+?) LIMIT | ORDER BY ([^()]+?) OFFSET ", re.IGNORECASE)
+
+
+def _split(order: re.Match[str] | None) -> list[str]:
+    return (order[1] or order[2]).split(", ") if order else []
+
+
+def _unbounded(tallies: Iterable[Tally]) -> _Explained:
+    advice = (
+        "a LIMIT, as a page has one; or, where all rows are needed, fetch them in parts: "
+        ".execution_options(yield_per=1_000)"
+    )
     return [
-        (f"{t.label}: no index could serve it ({t.facts.get('plan', '?')})", t, advice)
+        (f"{t.count}x {t.label} without a LIMIT: {t.sums.get('rows', 0):,.0f} rows", t, advice)
         for t in tallies
-        if t.sums.get("full_scans")
+        if t.sums.get("unbounded")
     ]
 
 
@@ -463,6 +515,9 @@ _EXPLAINS = {
 _EXPLANATIONS: tuple[tuple[str, set[str], _Explain], ...] = (
     ("sql", {"sql_errors"}, _failed),
     ("sql", {"sql_full_scans"}, _scanned),
+    ("sql", {"sql_sorts"}, _sorted),
+    ("sql", {"sql_deep_offsets"}, _skipped),
+    ("sql", {"sql_unbounded"}, _unbounded),
     ("sql", {"sql_slowest", "sql_time"}, _slowest),
     ("sql", {"sql_rows"}, _largest),
     ("sql", {"sql_commits"}, _committed),

@@ -1,0 +1,305 @@
+"""Pairs of a schema and a query with the known right answer, and what trying an index leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import (
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    and_,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.engine import Connection, Engine
+
+from pytest_perfguard import Recorder
+from pytest_perfguard.model import Tally
+from tests.services.support import Database, counts, done, explained
+
+METADATA = MetaData()
+PEOPLE = Table(
+    "people",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("email", String(100)),
+    Column("name", String(100)),
+    Column("city", String(100)),
+    Column("born", Integer),
+    Column("active", Boolean),
+    Index("ix_people_email", "email", unique=True),
+)
+ORDERS = Table(
+    "orders",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("person_id", ForeignKey("people.id")),
+    Column("status", String(20)),
+    Column("made", Integer),
+    Column("total", Integer),
+    Index("ix_orders_made_status", "made", "status"),
+    Index(
+        "ix_orders_open", "total", sqlite_where=text("status = 'open'"),
+        postgresql_where=text("status = 'open'"),
+    ),
+)  # fmt: skip
+LINES = Table(
+    "lines",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("order_id", ForeignKey("orders.id"), index=True),
+    Column("sku", String(20)),
+)
+P, O, L = PEOPLE.c, ORDERS.c, LINES.c
+OTHER = PEOPLE.alias()
+INNER = select(PEOPLE).subquery()
+
+
+class Pair(NamedTuple):
+    """A query, and what is right to say of it.
+
+    Attributes:
+        scans: how many statements no index could serve.
+        advice: the indexes to add, as code; with another one for PostgreSQL where that differs.
+        sorts: whether all rows are sorted for a few.
+        says: a piece of what is said besides the code.
+    """
+
+    query: Any
+    scans: int = 0
+    advice: str = ""
+    postgresql: str = ""
+    sorts: int = 0
+    says: str = ""
+
+
+def add(name: str, table: str, *columns: str, options: str = "") -> str:
+    parts = ", ".join(c if c.startswith("sa.") else f'"{c}"' for c in columns)
+    return f'op.create_index("{name}", "{table}", [{parts}]{options})'
+
+
+PAIRS = {
+    # An index serves it.
+    "primary key": Pair(select(P.name).where(P.id == 7)),
+    "unique index": Pair(select(P.name).where(P.email == "7@example.org")),
+    "first of a composite index": Pair(select(O.total).where(O.made > 7)),
+    "keyset page": Pair(
+        select(O.id, O.made)
+        .where(tuple_(O.made, O.id) < (70, 7))
+        .order_by(O.made.desc(), O.id.desc())
+        .limit(5)
+    ),
+    "partial index": Pair(
+        select(O.id).where(O.status == text("'open'")).order_by(O.total).limit(5)
+    ),
+    "no condition": Pair(select(P.name).order_by(P.name)),
+    "whole table joined": Pair(
+        select(P.name).join_from(PEOPLE, ORDERS, isouter=True).where(O.id.is_(None)),
+        1,
+        add("ix_orders_person_id", "orders", "person_id"),
+    ),
+    # One could.
+    "one column": Pair(
+        select(P.id).where(P.city == "x"), 1, add("ix_people_city", "people", "city")
+    ),
+    "two columns": Pair(
+        select(P.id).where(P.city == "x", P.name == "y"),
+        1,
+        add("ix_people_city_name", "people", "city", "name"),
+    ),
+    "range before equality": Pair(
+        select(P.id).where(P.born > 7, P.city == "x"),
+        1,
+        add("ix_people_city_born", "people", "city", "born"),
+    ),
+    "range": Pair(
+        select(P.id).where(P.born.between(7, 9)), 1, add("ix_people_born", "people", "born")
+    ),
+    "newest of one": Pair(
+        select(O.id).where(O.person_id == 7).order_by(O.made.desc(), O.id.desc()).limit(5),
+        1,
+        add("ix_orders_person_id_made", "orders", "person_id", "made"),
+    ),
+    "order both ways": Pair(
+        select(O.id).where(O.person_id == 7).order_by(O.made.desc(), O.total).limit(5),
+        1,
+        add(
+            "ix_orders_person_id_made_total", "orders", "person_id", 'sa.text("made DESC")', "total"
+        ),
+        sorts=1,
+    ),
+    "columns in another order": Pair(
+        select(O.total).where(O.status == "x").order_by(O.made).limit(5),
+        1,
+        add("ix_orders_status_made", "orders", "status", "made"),
+        says="# ix_orders_made_status has them in another order: made, status",
+    ),
+    "second of a composite index": Pair(
+        select(O.total).where(O.status == "x"),
+        1,
+        add("ix_orders_status", "orders", "status"),
+        says="# ix_orders_made_status has status behind made",
+    ),
+    "function of a column": Pair(
+        select(P.id).where(func.lower(P.email) == "x"),
+        1,
+        add("ix_people_email_lower", "people", 'sa.text("lower(email)")'),
+        says="# ix_people_email is on email, what is compared is lower(email)",
+    ),
+    "sum of columns": Pair(
+        select(O.id).where(O.total + O.made == 7),
+        1,
+        add("ix_orders_total_made", "orders", 'sa.text("(total + made)")'),
+    ),
+    "start of a string": Pair(
+        select(P.id).where(P.name.like("x%")),
+        1,
+        add("ix_people_name_nocase", "people", 'sa.text("name COLLATE NOCASE")'),
+        add(
+            "ix_people_name_pattern",
+            "people",
+            "name",
+            options=', postgresql_ops={"name": "text_pattern_ops"}',
+        ),
+    ),
+    "list of values": Pair(
+        select(P.id).where(P.city.in_(["x", "y"])), 1, add("ix_people_city", "people", "city")
+    ),
+    "null": Pair(select(P.id).where(P.born.is_(None)), 1, add("ix_people_born", "people", "born")),
+    "flag": Pair(select(P.name).where(P.active), 1, add("ix_people_active", "people", "active")),
+    "either of two": Pair(
+        select(P.id).where(or_(P.city == "x", P.name == "y")),
+        1,
+        add("ix_people_city", "people", "city") + " and " + add("ix_people_name", "people", "name"),
+    ),
+    "the key or another": Pair(
+        select(P.id).where(or_(P.id == 7, P.name == "y")),
+        1,
+        add("ix_people_name", "people", "name"),
+    ),
+    "foreign key of a join": Pair(
+        select(O.id).join_from(ORDERS, PEOPLE).where(P.email == "7@example.org"),
+        1,
+        add("ix_orders_person_id", "orders", "person_id"),
+    ),
+    "inside a subquery": Pair(
+        select(P.name).where(P.id.in_(select(O.person_id).where(O.person_id == 7))),
+        1,
+        add("ix_orders_person_id", "orders", "person_id"),
+    ),
+    "through a subquery": Pair(
+        select(INNER.c.id).where(INNER.c.city == "x"),
+        1,
+        add("ix_people_city", "people", "city"),
+    ),
+    "an alias": Pair(
+        select(OTHER.c.id).where(OTHER.c.city == "x"), 1, add("ix_people_city", "people", "city")
+    ),
+    "update": Pair(
+        update(PEOPLE).where(P.city == "x").values(name="z"),
+        1,
+        add("ix_people_city", "people", "city"),
+    ),
+    "delete": Pair(delete(LINES).where(L.sku == "x"), 1, add("ix_lines_sku", "lines", "sku")),
+    "sorted page of all": Pair(
+        select(P.id, P.name).order_by(P.name).limit(5),
+        0,
+        add("ix_people_name", "people", "name"),
+        sorts=1,
+    ),
+    # None could.
+    "end of a string": Pair(
+        select(P.id).where(P.name.like("%x")), 1, says="a LIKE that begins with a wildcard"
+    ),
+    "inside a string": Pair(
+        select(P.id).where(P.name.contains("x")), 1, says="a LIKE that begins with a wildcard"
+    ),
+    "all but one": Pair(
+        select(P.id).where(P.name != "x"), 1, says="no index that was tried changes the plan"
+    ),
+    "text": Pair(text("SELECT id FROM people WHERE city = 'x'"), 1),
+}
+
+
+@pytest.fixture
+def shop(sync_database: Database) -> Iterator[Engine]:
+    """Three tables with a few rows."""
+    make(sync_database.engine)
+    yield sync_database.engine
+    METADATA.drop_all(sync_database.engine)
+
+
+def make(engine: Engine) -> None:
+    with engine.begin() as connection:
+        METADATA.create_all(connection)
+        connection.execute(
+            insert(PEOPLE),
+            [
+                {"email": f"{n}@example.org", "name": f"name {n}", "city": f"city {n}", "born": n}
+                for n in range(1, 31)
+            ],
+        )
+        connection.execute(
+            insert(ORDERS),
+            [{"person_id": n, "status": "x", "made": n, "total": n} for n in range(1, 31)],
+        )
+        connection.execute(text("ANALYZE"))
+
+
+def measure(recorder: Recorder, connection: Connection, query: Any) -> tuple[Tally, int, int]:
+    with explained(recorder) as measured:
+        connection.execute(query)
+    (tally,) = done(measured).tallies
+    assert counts(measured)["roundtrips"] == 1
+    return tally, int(measured["sql_full_scans"]), int(measured["sql_sorts"])
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_the_answer_is_right_and_the_advice_changes_the_plan(
+    recorder: Recorder, sync_database: Database, shop: Engine, pair: Pair
+) -> None:
+    with shop.connect() as connection:
+        tally, scans, sorts = measure(recorder, connection, pair.query)
+        connection.rollback()
+        advice = tally.facts.get("index", "")
+        code, _, remark = advice.partition("  # ")
+        if not code.startswith("op."):
+            code, remark = "", advice
+        right = pair.advice if sync_database.is_sqlite else pair.postgresql or pair.advice
+        assert (scans, code) == (pair.scans, right), tally.facts
+        assert pair.says.removeprefix("# ") in remark
+        if not code:
+            return
+        for one in code.split(" and "):
+            apply(connection, one)
+        tally, scans, sorts = measure(recorder, connection, pair.query)
+        connection.rollback()
+        assert (scans, sorts) == (0, 0), tally.facts
+
+
+def apply(connection: Connection, code: str) -> None:
+    """Run what was advised, as a migration would."""
+    operations = pytest.importorskip("alembic.operations")
+    migration = pytest.importorskip("alembic.runtime.migration")
+    context = migration.MigrationContext.configure(connection)
+    eval(code, {"op": operations.Operations(context), "sa": sa})  # noqa: S307 - our own code
+
+
+def test_there_are_enough_pairs() -> None:
+    assert len(PAIRS) >= 20
