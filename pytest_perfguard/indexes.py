@@ -97,7 +97,8 @@ class Asked:
         return bool(self.either) or any(c.how is not How.JOIN for c in self.conditions)
 
     def __str__(self) -> str:
-        parts = [str(condition) for condition in self.conditions]
+        own = [c for c in self.conditions if c.how is not How.JOIN]
+        parts = [str(condition) for condition in (own or self.conditions)]
         parts += [" or ".join(map(str, group)) for group in self.either]
         if self.order:
             names = ", ".join(f"{part}{' DESC' if down else ''}" for part, down in self.order)
@@ -159,35 +160,30 @@ def candidates(asked: Asked, dialect: str, there: Iterable[Index]) -> list[tuple
 
 
 def _candidates(asked: Asked, dialect: str) -> Iterator[tuple[Index, ...]]:
+    for parts in _orders(asked, dialect):
+        yield (Index(asked.table, tuple(dict.fromkeys(parts))),)
+
+
+def _orders(asked: Asked, dialect: str) -> Iterator[Sequence[Part]]:
+    """Yield what an index could hold, in its order."""
     by = {how: _parts(asked.conditions, how) for how in How}
     # One row is found by its key; what else is asked of it needs no index.
     equal = [part for part in by[How.EQUAL] if (part.column,) != asked.key]
-    many, ranges = by[How.MANY], by[How.RANGE]
-    order = _order(asked)
+    many, ranges, order = by[How.MANY], by[How.RANGE], _order(asked)
     patterns = [p for part in by[How.PATTERN] for p in _patterns(part, dialect)]
-
-    def one(*parts: Part) -> tuple[Index, ...]:
-        return (Index(asked.table, tuple(dict.fromkeys(parts))),)
-
     if order and (equal or not (many or ranges or patterns)):
-        yield one(*equal, *order)
-        for part in ranges[:1]:
-            yield one(*equal, *order, part)
-    elif order and ranges and order[0] == ranges[0]:
-        yield one(*order)
+        yield [*equal, *order]
+        yield from ([*equal, *order, part] for part in ranges[:1])
+    elif order[:1] == ranges[:1]:
+        yield order
     if equal or many:
-        for part in (*ranges[:1], *patterns):
-            yield one(*equal, *many, part)
-        yield one(*equal, *many)
-        for part in (*equal, *many):
-            yield one(part)
-    for part in (*ranges, *patterns):
-        yield one(part)
+        yield from ([*equal, *many, part] for part in (*ranges[:1], *patterns))
+        yield [*equal, *many]
+    yield from ([part] for part in (*equal, *many, *ranges, *patterns))
     for part in by[How.JOIN]:
-        yield one(part, *equal, *order)
-        yield one(part)
-    if order:
-        yield one(*order)
+        yield [part, *equal, *order]
+        yield [part]
+    yield order
 
 
 def _either(

@@ -10,7 +10,7 @@ import asyncio
 import math
 import pickle
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import unwrap
 from itertools import count
@@ -20,6 +20,7 @@ import redis
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import TypeAdapter
+from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,6 +33,7 @@ from sample_app.api.deps import (
     Resources,
     pagination,
     resource_crud,
+    user_crud,
 )
 from sample_app.core.cache import Answer, Cache, CacheDependency, Entry, fake_server, row_name
 from sample_app.core.config import Settings
@@ -46,8 +48,9 @@ from sample_app.crud.resource import (
     CRUDResource,
     serialize,
 )
-from sample_app.models import Resource
-from sample_app.schemas.common import MAX_PAGE_SIZE, Page, PaginationParams
+from sample_app.crud.user import CRUDUser
+from sample_app.models import Resource, User
+from sample_app.schemas.common import MAX_PAGE_SIZE, Page, PaginationParams, SortOrder
 from sample_app.schemas.resource import ResourceRead
 
 T = TypeVar("T")
@@ -61,7 +64,10 @@ def install(app: FastAPI, traps: Traps) -> None:
         app.add_middleware(Sluggish)
     if traps.enabled("session_in_key"):
         app.router.routes[:0] = keyed_by_session.routes
-    if any(map(traps.enabled, ("lazy_owner", "lazy_related", "open_fields", "pickled_rows"))):
+    if traps.enabled("lower_email"):
+        app.dependency_overrides[user_crud] = LoweringCRUD
+    crud_traps = ("lazy_owner", "lazy_related", "open_fields", "pickled_rows", "deep_offset")
+    if any(map(traps.enabled, crud_traps)):
         crud = broken_resource_crud(traps)
         app.dependency_overrides[resource_crud] = lambda: crud
 
@@ -74,7 +80,9 @@ def broken_resource_crud(traps: Traps) -> CRUDResource:
     if not traps.enabled("lazy_related"):
         loads.append(LOAD_RELATED_ITEMS)
     any_field = traps.enabled("open_fields")
-    twin = PicklingCRUD if traps.enabled("pickled_rows") else CRUDResource
+    twins = {"pickled_rows": PicklingCRUD, "deep_offset": SkippingCRUD}
+    bases = [twin for name, twin in twins.items() if traps.enabled(name)] or [CRUDResource]
+    twin: type[CRUDResource] = type("BrokenCRUD", tuple(bases), {})
     return twin(
         sort_fields=AnyAttribute() if any_field else SORT_FIELDS,
         filter_fields=AnyAttribute() if any_field else FILTER_FIELDS,
@@ -290,3 +298,40 @@ def left_out_indexes(traps: Traps) -> frozenset[str]:
     """``missing_index``: the listing by status and time has to read the whole table."""
     missing = traps.enabled("missing_index")
     return frozenset({"idx_resource_status_created"} if missing else ())
+
+
+def ordered_columns(traps: Traps, name: str, columns: list[str]) -> list[str]:
+    """``index_order``: an index is searched by its first columns, and status is not the first."""
+    turned = traps.enabled("index_order") and name == "idx_resource_status_created"
+    return columns[::-1] if turned else columns
+
+
+class SkippingCRUD(CRUDResource):
+    """``deep_offset``: the last page costs as much as all pages before it."""
+
+    def get_page_after(
+        self,
+        db: Session,
+        *,
+        after: int | None = None,
+        page_size: int = 20,
+        sort_order: SortOrder = "asc",
+        filters: Mapping[str, object] | None = None,
+    ) -> tuple[Sequence[Resource], int | None]:
+        """Get the rows behind as many as have been seen; keys count from 1 without a gap."""
+        if after is None or sort_order == "desc":
+            return super().get_page_after(
+                db, after=after, page_size=page_size, sort_order=sort_order, filters=filters
+            )
+        query = select(Resource).where(*self._criteria(filters or {})).options(*self.list_loads)
+        query = query.order_by(*self._order(None, sort_order)).limit(page_size + 1).offset(after)
+        page = db.scalars(query).all()
+        return page[:page_size], page[page_size - 1].id if len(page) > page_size else None
+
+
+class LoweringCRUD(CRUDUser):
+    """``lower_email``: an index on the column knows nothing of what a function makes of it."""
+
+    def get_by_email(self, db: Session, email: str) -> User | None:
+        """Get the user, whatever the case of what is stored."""
+        return db.scalar(select(User).where(func.lower(User.email) == email.lower()))

@@ -144,6 +144,10 @@ class _Reader:
             return self._said(flag, How.EQUAL)
         if not isinstance(clause, elements.BinaryExpression):
             return self._mentioned(clause)
+        return self._compared(clause)
+
+    def _compared(self, clause: Any) -> Iterable[tuple[_Table, Condition]]:
+        elements = self._elements
         name = getattr(clause.operator, "__name__", "")
         left, right = self._bare(clause.left), self._bare(clause.right)
         how = _HOW.get(name, How.OTHER)
@@ -155,12 +159,12 @@ class _Reader:
             left, right = right, left
         if self._columns(right) and not self._has_query(right):
             return self._mentioned(clause)
-        wildcard = name in _WILDCARDS or (name in _LIKE and self._begins_with_wildcard(right))
         if isinstance(left, elements.Tuple):
             if how not in (How.RANGE, How.EQUAL):
                 return self._mentioned(clause)
             firsts = left.clauses if how is How.EQUAL else left.clauses[:1]
             return [pair for each in firsts for pair in self._said(self._bare(each), how)]
+        wildcard = name in _WILDCARDS or (name in _LIKE and self._begins_with_wildcard(right))
         return self._said(left, How.OTHER if wildcard else how, wildcard=wildcard)
 
     def _said(

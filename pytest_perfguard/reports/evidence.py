@@ -294,24 +294,39 @@ def _failed(tallies: Iterable[Tally]) -> _Explained:
 
 def _scanned(tallies: Iterable[Tally]) -> _Explained:
     advice = "an index that begins with the columns that its WHERE compares"
-    found: _Explained = []
-    for t in tallies:
-        if t.sums.get("full_scans"):
-            asked = f": {t.facts['asked']}" if "asked" in t.facts else ""
-            title = f"{t.label}: no index could serve it ({t.facts.get('plan', '?')}){asked}"
-            found.append((title, t, t.facts.get("index", advice)))
-    return found
+    return _planned(
+        [t for t in tallies if t.sums.get("full_scans")],
+        lambda t: f"{t.label}: no index could serve it ({t.facts.get('plan', '?')})",
+        advice,
+    )
 
 
 def _sorted(tallies: Iterable[Tally]) -> _Explained:
     advice = "an index on what its WHERE compares for equality, and then what it is sorted by"
+    return _planned(
+        [t for t in tallies if t.sums.get("sorts")],
+        lambda t: f"{t.label} sorts all rows for a few ({t.facts.get('sort', '?')})",
+        advice,
+    )
+
+
+def _planned(tallies: list[Tally], title: Callable[[Tally], str], advice: str) -> _Explained:
+    """Say what was asked and which index would help; one that begins as another is that one."""
+    advised = [t.facts.get("index", advice) for t in tallies]
     found: _Explained = []
-    for t in tallies:
-        if t.sums.get("sorts"):
-            asked = f": {t.facts['asked']}" if "asked" in t.facts else ""
-            title = f"{t.label} sorts all rows for a few ({t.facts.get('sort', '?')}){asked}"
-            found.append((title, t, t.facts.get("index", advice)))
+    for t, fix in zip(tallies, advised, strict=True):
+        begins = _COLUMNS.search(fix)
+        longer = [o for o in advised if begins and _begins(begins, _COLUMNS.search(o))]
+        asked = f": {t.facts['asked']}" if "asked" in t.facts else ""
+        found.append((title(t) + asked, t, max(longer, key=len, default=fix)))
     return found
+
+
+_COLUMNS = re.compile(r"^op\.create_index\(\"\w+\", \"(.+?)\", \[(.+)\]\)")
+
+
+def _begins(short: re.Match[str], long: re.Match[str] | None) -> bool:
+    return long is not None and short[1] == long[1] and long[2].startswith(f"{short[2]}, ")
 
 
 def _skipped(tallies: Iterable[Tally]) -> _Explained:
@@ -319,25 +334,22 @@ def _skipped(tallies: Iterable[Tally]) -> _Explained:
     for t in tallies:
         if times := t.sums.get("deep_offsets"):
             order = _ORDER.search(t.operation)
-            columns = ", ".join(re.sub(r" (?:ASC|DESC)$", "", c) for c in _split(order))
-            key = f"WHERE ({columns}) > (those of the last row) " if columns else ""
-            found.append(
-                (
-                    f"{times:.0f}x {t.label} behind an OFFSET of 1,000 rows or more, which are "
-                    "read and dropped",
-                    t,
-                    f"keyset pagination: {key}ORDER BY ... LIMIT, and no OFFSET; < where the "
-                    "order is descending",
-                )
-            )
+            title = f"{times:.0f}x {t.label} behind an OFFSET of 1,000 rows or more, which are read"
+            found.append((f"{title} and dropped", t, f"keyset pagination{_keyset(order)}"))
     return found
 
 
-_ORDER = re.compile(r" ORDER BY ([^()]+?) LIMIT | ORDER BY ([^()]+?) OFFSET ", re.IGNORECASE)
+_ORDER = re.compile(r" ORDER BY ([^()]+?) (?:LIMIT|OFFSET) ", re.IGNORECASE)
 
 
-def _split(order: re.Match[str] | None) -> list[str]:
-    return (order[1] or order[2]).split(", ") if order else []
+def _keyset(order: re.Match[str] | None) -> str:
+    """Return how a page is asked for by the last row of the one before."""
+    if order is None:
+        return ": sort by a key, and ask for what comes after that of the last row"
+    columns = re.sub(r" (?:ASC|DESC)\b", "", order[1])
+    sign = "<" if re.match(r"\S+ DESC\b", order[1]) else ">"
+    last = "that" if "," not in columns else "those"
+    return f": WHERE ({columns}) {sign} ({last} of the last row) ORDER BY ... LIMIT, and no OFFSET"
 
 
 def _unbounded(tallies: Iterable[Tally]) -> _Explained:

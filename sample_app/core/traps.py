@@ -28,6 +28,9 @@ KNOWN: Final = MappingProxyType(
         "raw_path_labels": "request metrics are labelled by path: a time series for every id",
         "base_http_middleware": "a BaseHTTPMiddleware, a task a request, misses what raises",
         "mean_hides_outlier": "one request in sixteen waits: the mean does not show it",
+        "deep_offset": "the listing by key skips what was seen by OFFSET",
+        "index_order": "idx_resource_status_created holds created_at before status",
+        "lower_email": "a user is looked up by lower(users.email), which no index holds",
     }
 )
 """Every trap by name, with what it breaks in one line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,9 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
-    and_,
     delete,
-    exists,
     func,
     insert,
     or_,
@@ -66,7 +64,7 @@ LINES = Table(
     Column("order_id", ForeignKey("orders.id"), index=True),
     Column("sku", String(20)),
 )
-P, O, L = PEOPLE.c, ORDERS.c, LINES.c
+PERSON, ORDER, LINE = PEOPLE.c, ORDERS.c, LINES.c
 OTHER = PEOPLE.alias()
 INNER = select(PEOPLE).subquery()
 
@@ -96,48 +94,56 @@ def add(name: str, table: str, *columns: str, options: str = "") -> str:
 
 PAIRS = {
     # An index serves it.
-    "primary key": Pair(select(P.name).where(P.id == 7)),
-    "unique index": Pair(select(P.name).where(P.email == "7@example.org")),
-    "first of a composite index": Pair(select(O.total).where(O.made > 7)),
+    "primary key": Pair(select(PERSON.name).where(PERSON.id == 7)),
+    "unique index": Pair(select(PERSON.name).where(PERSON.email == "7@example.org")),
+    "first of a composite index": Pair(select(ORDER.total).where(ORDER.made > 7)),
     "keyset page": Pair(
-        select(O.id, O.made)
-        .where(tuple_(O.made, O.id) < (70, 7))
-        .order_by(O.made.desc(), O.id.desc())
+        select(ORDER.id, ORDER.made)
+        .where(tuple_(ORDER.made, ORDER.id) < (70, 7))
+        .order_by(ORDER.made.desc(), ORDER.id.desc())
         .limit(5)
     ),
     "partial index": Pair(
-        select(O.id).where(O.status == text("'open'")).order_by(O.total).limit(5)
+        select(ORDER.id).where(ORDER.status == text("'open'")).order_by(ORDER.total).limit(5)
     ),
-    "no condition": Pair(select(P.name).order_by(P.name)),
+    "no condition": Pair(select(PERSON.name).order_by(PERSON.name)),
     "whole table joined": Pair(
-        select(P.name).join_from(PEOPLE, ORDERS, isouter=True).where(O.id.is_(None)),
+        select(PERSON.name).join_from(PEOPLE, ORDERS, isouter=True).where(ORDER.id.is_(None)),
         1,
         add("ix_orders_person_id", "orders", "person_id"),
     ),
     # One could.
     "one column": Pair(
-        select(P.id).where(P.city == "x"), 1, add("ix_people_city", "people", "city")
+        select(PERSON.id).where(PERSON.city == "x"), 1, add("ix_people_city", "people", "city")
     ),
     "two columns": Pair(
-        select(P.id).where(P.city == "x", P.name == "y"),
+        select(PERSON.id).where(PERSON.city == "x", PERSON.name == "y"),
         1,
         add("ix_people_city_name", "people", "city", "name"),
     ),
     "range before equality": Pair(
-        select(P.id).where(P.born > 7, P.city == "x"),
+        select(PERSON.id).where(PERSON.born > 7, PERSON.city == "x"),
         1,
         add("ix_people_city_born", "people", "city", "born"),
     ),
     "range": Pair(
-        select(P.id).where(P.born.between(7, 9)), 1, add("ix_people_born", "people", "born")
+        select(PERSON.id).where(PERSON.born.between(7, 9)),
+        1,
+        add("ix_people_born", "people", "born"),
     ),
     "newest of one": Pair(
-        select(O.id).where(O.person_id == 7).order_by(O.made.desc(), O.id.desc()).limit(5),
+        select(ORDER.id)
+        .where(ORDER.person_id == 7)
+        .order_by(ORDER.made.desc(), ORDER.id.desc())
+        .limit(5),
         1,
         add("ix_orders_person_id_made", "orders", "person_id", "made"),
     ),
     "order both ways": Pair(
-        select(O.id).where(O.person_id == 7).order_by(O.made.desc(), O.total).limit(5),
+        select(ORDER.id)
+        .where(ORDER.person_id == 7)
+        .order_by(ORDER.made.desc(), ORDER.total)
+        .limit(5),
         1,
         add(
             "ix_orders_person_id_made_total", "orders", "person_id", 'sa.text("made DESC")', "total"
@@ -145,30 +151,30 @@ PAIRS = {
         sorts=1,
     ),
     "columns in another order": Pair(
-        select(O.total).where(O.status == "x").order_by(O.made).limit(5),
+        select(ORDER.total).where(ORDER.status == "x").order_by(ORDER.made).limit(5),
         1,
         add("ix_orders_status_made", "orders", "status", "made"),
         says="# ix_orders_made_status has them in another order: made, status",
     ),
     "second of a composite index": Pair(
-        select(O.total).where(O.status == "x"),
+        select(ORDER.total).where(ORDER.status == "x"),
         1,
         add("ix_orders_status", "orders", "status"),
         says="# ix_orders_made_status has status behind made",
     ),
     "function of a column": Pair(
-        select(P.id).where(func.lower(P.email) == "x"),
+        select(PERSON.id).where(func.lower(PERSON.email) == "x"),
         1,
         add("ix_people_email_lower", "people", 'sa.text("lower(email)")'),
         says="# ix_people_email is on email, what is compared is lower(email)",
     ),
     "sum of columns": Pair(
-        select(O.id).where(O.total + O.made == 7),
+        select(ORDER.id).where(ORDER.total + ORDER.made == 7),
         1,
         add("ix_orders_total_made", "orders", 'sa.text("(total + made)")'),
     ),
     "start of a string": Pair(
-        select(P.id).where(P.name.like("x%")),
+        select(PERSON.id).where(PERSON.name.like("x%")),
         1,
         add("ix_people_name_nocase", "people", 'sa.text("name COLLATE NOCASE")'),
         add(
@@ -179,27 +185,35 @@ PAIRS = {
         ),
     ),
     "list of values": Pair(
-        select(P.id).where(P.city.in_(["x", "y"])), 1, add("ix_people_city", "people", "city")
+        select(PERSON.id).where(PERSON.city.in_(["x", "y"])),
+        1,
+        add("ix_people_city", "people", "city"),
     ),
-    "null": Pair(select(P.id).where(P.born.is_(None)), 1, add("ix_people_born", "people", "born")),
-    "flag": Pair(select(P.name).where(P.active), 1, add("ix_people_active", "people", "active")),
+    "null": Pair(
+        select(PERSON.id).where(PERSON.born.is_(None)), 1, add("ix_people_born", "people", "born")
+    ),
+    "flag": Pair(
+        select(PERSON.name).where(PERSON.active), 1, add("ix_people_active", "people", "active")
+    ),
     "either of two": Pair(
-        select(P.id).where(or_(P.city == "x", P.name == "y")),
+        select(PERSON.id).where(or_(PERSON.city == "x", PERSON.name == "y")),
         1,
         add("ix_people_city", "people", "city") + " and " + add("ix_people_name", "people", "name"),
     ),
     "the key or another": Pair(
-        select(P.id).where(or_(P.id == 7, P.name == "y")),
+        select(PERSON.id).where(or_(PERSON.id == 7, PERSON.name == "y")),
         1,
         add("ix_people_name", "people", "name"),
     ),
     "foreign key of a join": Pair(
-        select(O.id).join_from(ORDERS, PEOPLE).where(P.email == "7@example.org"),
+        select(ORDER.id).join_from(ORDERS, PEOPLE).where(PERSON.email == "7@example.org"),
         1,
         add("ix_orders_person_id", "orders", "person_id"),
     ),
     "inside a subquery": Pair(
-        select(P.name).where(P.id.in_(select(O.person_id).where(O.person_id == 7))),
+        select(PERSON.name).where(
+            PERSON.id.in_(select(ORDER.person_id).where(ORDER.person_id == 7))
+        ),
         1,
         add("ix_orders_person_id", "orders", "person_id"),
     ),
@@ -212,26 +226,32 @@ PAIRS = {
         select(OTHER.c.id).where(OTHER.c.city == "x"), 1, add("ix_people_city", "people", "city")
     ),
     "update": Pair(
-        update(PEOPLE).where(P.city == "x").values(name="z"),
+        update(PEOPLE).where(PERSON.city == "x").values(name="z"),
         1,
         add("ix_people_city", "people", "city"),
     ),
-    "delete": Pair(delete(LINES).where(L.sku == "x"), 1, add("ix_lines_sku", "lines", "sku")),
+    "delete": Pair(delete(LINES).where(LINE.sku == "x"), 1, add("ix_lines_sku", "lines", "sku")),
     "sorted page of all": Pair(
-        select(P.id, P.name).order_by(P.name).limit(5),
+        select(PERSON.id, PERSON.name).order_by(PERSON.name).limit(5),
         0,
         add("ix_people_name", "people", "name"),
         sorts=1,
     ),
     # None could.
     "end of a string": Pair(
-        select(P.id).where(P.name.like("%x")), 1, says="a LIKE that begins with a wildcard"
+        select(PERSON.id).where(PERSON.name.like("%x")),
+        1,
+        says="a LIKE that begins with a wildcard",
     ),
     "inside a string": Pair(
-        select(P.id).where(P.name.contains("x")), 1, says="a LIKE that begins with a wildcard"
+        select(PERSON.id).where(PERSON.name.contains("x")),
+        1,
+        says="a LIKE that begins with a wildcard",
     ),
     "all but one": Pair(
-        select(P.id).where(P.name != "x"), 1, says="no index that was tried changes the plan"
+        select(PERSON.id).where(PERSON.name != "x"),
+        1,
+        says="no index that was tried changes the plan",
     ),
     "text": Pair(text("SELECT id FROM people WHERE city = 'x'"), 1),
 }

@@ -17,7 +17,7 @@ _TIMES = {
 }  # fmt: skip
 # Known where something was timed, or asked of a contract, or answered.
 _UNKNOWN = {
-    "sql_full_scans", "pool_peak", "cache_hit_ratio",
+    "sql_full_scans", "sql_sorts", "pool_peak", "cache_hit_ratio",
     "cache_rereads", "cache_differences", "cache_recomputations",
     "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
     *(f"{group}_{statistic}" for group in ("http", "time") for statistic in _TIMES),
@@ -26,7 +26,8 @@ _CHILD = span(
     tally(
         "SELECT b FROM u",
         count=2,
-        sums={"roundtrips": 3, "rows": 5, "seconds": 0.25, "errors": 1, "full_scans": 1},
+        sums={"roundtrips": 3, "rows": 5, "seconds": 0.25, "errors": 1, "full_scans": 1,
+              "sorts": 1, "deep_offsets": 1, "unbounded": 1},
         peaks={"seconds": 0.2},
     ),
     tally("COMMIT", kind="transaction", count=0, sums={"commits": 2}),
@@ -64,7 +65,11 @@ _WHOLE = span(
         sums={"roundtrips": 20, "rows": 40, "seconds": 0.5},
         peaks={"seconds": 0.1},
     ),
-    tally("UPDATE t SET a = ?", kind="write", sums={"roundtrips": 1, "full_scans": 1}),
+    tally(
+        "UPDATE t SET a = ?",
+        kind="write",
+        sums={"roundtrips": 1, "full_scans": 1, "deep_offsets": 3},
+    ),
     tally("SAVEPOINT a", kind="transaction", count=9, sums={"roundtrips": 9, "seconds": 9.0}),
     tally("SELECT version()", kind="connect", count=9, sums={"roundtrips": 9, "rows": 9}),
     tally(
@@ -120,6 +125,9 @@ _WHOLE = span(
         ("sql_commits", 2),
         ("sql_errors", 1),
         ("sql_full_scans", 2),
+        ("sql_sorts", 1),
+        ("sql_deep_offsets", 2),
+        ("sql_unbounded", 1),
         ("pool_peak", 0.75),
         ("cache_hits", 9),
         ("cache_misses", 6),
