@@ -43,7 +43,6 @@ _MAX_BYTES = 64 * 1024**2
 _LOCK_TIMEOUT = "50ms"
 _SAVEPOINT = "perfguard_explain"
 _TRIED = "perfguard_tried"
-_TRIAL = "perfguard_trial"
 _WHERE = re.compile(r"\bWHERE\b", re.IGNORECASE)
 _SORTED_PAGE = re.compile(
     r"\bORDER BY\b.*\b(?:LIMIT|FETCH (?:FIRST|NEXT))\b", re.IGNORECASE | re.DOTALL
@@ -221,7 +220,7 @@ class _Trial:
         first: the plan without any of them.
         there: indexes that there are.
         refused: why indexes cannot be tried; empty if they can.
-        untried: what would have been tried first.
+        untried: what would be advised if it could be tried, where it is fair to say so.
     """
 
     def __init__(
@@ -255,7 +254,6 @@ class _Trial:
         for each in asked:
             for indexes in candidates(each, self._dialect, self.there):
                 if self.refused:
-                    self.untried += [] if self.untried else indexes
                     return None
                 if indexes in tried:
                     continue
@@ -427,7 +425,7 @@ _INDEX_OF = """
 SELECT pg_get_indexdef(i.indexrelid, 1, true), a.amname, i.indpred IS NOT NULL FROM pg_index i
 JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am a ON a.oid = c.relam
 JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace
-WHERE c.relname = {name} AND n.nspname = {schema}
+WHERE c.relname = {name} AND {schema}
 """
 _INDEXES_OF = """
 SELECT c.relname, a.attname FROM pg_index i
@@ -437,6 +435,12 @@ LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number
 WHERE i.indrelid = to_regclass({table}) AND i.indpred IS NULL AND place <= i.indnkeyatts
 ORDER BY c.relname, place
 """
+# An index on rows that this transaction has changed may not be used by it.
+_UNUSABLE = f"""
+SELECT bool_or(indcheckxmin) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE c.relname LIKE '{_TRIED}%'
+"""  # noqa: S608 - a name of our own
+_SESSION = "SELECT pg_backend_pid(), current_setting('search_path')"
 _SIZE_OF = "SELECT reltuples, pg_relation_size(oid) FROM pg_class WHERE oid = to_regclass({table})"
 
 
@@ -543,7 +547,9 @@ class _Postgresql:
         schema = self._schemas.get(table)
         if schema is None:
             return None
-        cursor.execute(_INDEX_OF.format(name=_literal(name), schema=_literal(schema)))
+        of_copy = "n.oid = pg_my_temp_schema()"
+        where = of_copy if _is_temporary(schema) else f"n.nspname = {_literal(schema)}"
+        cursor.execute(_INDEX_OF.format(name=_literal(name), schema=where))
         rows = cursor.fetchall()
         return rows[0] if rows else None
 
@@ -574,12 +580,16 @@ class _Postgresql:
                 trial.refused = f"no other connection ({type(error).__name__})"
                 yield None
                 return
+            own, path = _one(self._cursor, _SESSION)
+            with closing(other.cursor()) as cursor:
+                if _one(cursor, _SESSION)[0] == own:
+                    # The engine has but one connection, which is the code's.
+                    trial.refused = "no other connection"
+                    yield None
+                    return
             try:
-                self._cursor.execute("SELECT current_setting('search_path')")
-                ((path,),) = self._cursor.fetchall()
                 with closing(other.cursor()) as cursor:
-                    cursor.execute(f"SELECT set_config('search_path', {_literal(path)}, false)")
-                    cursor.fetchall()
+                    _one(cursor, f"SELECT set_config('search_path', {_literal(path)}, false)")
                     with self._undone(cursor):
                         yield cursor
             finally:
@@ -591,9 +601,7 @@ class _Postgresql:
             yield self._cursor
 
     def _has_written(self) -> bool:
-        self._cursor.execute("SELECT txid_current_if_assigned() IS NOT NULL")
-        ((found,),) = self._cursor.fetchall()
-        return bool(found)
+        return bool(_one(self._cursor, "SELECT txid_current_if_assigned() IS NOT NULL")[0])
 
     def _plan_with(self, cursor: Any, trial: _Trial, indexes: Sequence[Index]) -> Plan | None:
         for index in indexes:
@@ -602,13 +610,24 @@ class _Postgresql:
                 trial.untried += indexes
                 return None
         cursor.execute(f"SAVEPOINT {_TRIED}")
+        schemas = dict(self._schemas)
         try:
             cursor.execute(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
             for number, index in enumerate(indexes):
                 cursor.execute(
                     _create(f"{_TRIED}_{number}", index, self._schemas.get(index.table, ""))
                 )
-            return self._ask(cursor)
+            if not _one(cursor, _UNUSABLE)[0]:
+                return self._ask(cursor)
+            # An empty copy stands in for the table: its name comes before that of the table.
+            tables = {index.table for index in indexes}
+            for table in tables:
+                original = f"{quoted(schemas[table])}.{quoted(table)}"
+                cursor.execute(
+                    f"CREATE TEMPORARY TABLE {quoted(table)} (LIKE {original} INCLUDING INDEXES)"
+                )
+            plan = self._ask(cursor)
+            return plan if all(_is_temporary(self._schemas[table]) for table in tables) else None
         except Exception as error:  # noqa: BLE001 - each driver has errors of its own
             if _is_lock(error):
                 trial.refused = "somebody holds a lock"
@@ -616,6 +635,7 @@ class _Postgresql:
         finally:
             cursor.execute(f"ROLLBACK TO SAVEPOINT {_TRIED}")
             cursor.execute(f"RELEASE SAVEPOINT {_TRIED}")
+            self._schemas = schemas
 
     def _too_large(self, cursor: Any, table: str) -> str:
         where = _literal(f"{quoted(self._schemas.get(table, ''))}.{quoted(table)}")
@@ -627,6 +647,13 @@ class _Postgresql:
         if count > MAX_ROWS:
             return f"{table} has about {count:,.0f} rows"
         return f"{table} takes {size / 1024**2:,.0f} MiB" if size > _MAX_BYTES else ""
+
+
+def _one(cursor: Any, query: str) -> Sequence[Any]:
+    cursor.execute(query)
+    (row,) = cursor.fetchall()
+    found: Sequence[Any] = row
+    return found
 
 
 def _nodes(node: dict[str, Any], table: str = "?") -> Iterator[tuple[dict[str, Any], str]]:
@@ -648,6 +675,10 @@ def _postgresql_indexes(cursor: Any, table: str, schema: str) -> list[Index]:
         for name, columns in found.items()
         if all(columns)
     ]
+
+
+def _is_temporary(schema: str) -> bool:
+    return schema.startswith("pg_temp")
 
 
 def _is_lock(error: BaseException) -> bool:
