@@ -91,8 +91,7 @@ class Tally(_Data):
         facts: what else the probe knows, by name: ``cause`` (``lazy``, ``refresh``), ``error`` of
             a failed statement, ``plan`` of one that scans a table, ``sort`` of one that sorts it,
             ``asked`` what they ask of it, ``index`` what would help, ``indexes`` that are used,
-            ``through`` which library it
-            came where no line of the user's code was on the stack.
+            ``through`` which library it came where no line of the user's code was on the stack.
         count: logical operations.
         repeats: those of ``count`` that could have been part of a batch.
         distinct: different parameter sets among ``repeats``.

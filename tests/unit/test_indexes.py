@@ -81,8 +81,8 @@ def test_a_pattern_needs_an_index_of_its_own(dialect: str, last: str) -> None:
             'op.create_index("ix_t_a_b", "t", ["a", sa.text("b DESC")])',
         ),
         (
-            (Part("a", opclass="text_pattern_ops"),),
-            'op.create_index("ix_t_a_pattern", "t", ["a"], postgresql_ops={"a": "text_pattern_ops"})',
+            (Part("a", opclass="text_ops"),),
+            'op.create_index("ix_t_a_pattern", "t", ["a"], postgresql_ops={"a": "text_ops"})',
         ),
     ],
 )
