@@ -27,7 +27,7 @@ class How(StrEnum):
     MANY = "IN"
     RANGE = "range"
     PATTERN = "LIKE"
-    JOIN = "joined by"
+    JOIN = "joined"
     OTHER = "compared"
 
 
@@ -70,7 +70,7 @@ class Condition:
     usable: bool = True
 
     def __str__(self) -> str:
-        return f"{self.part} {self.how}" if self.how is not How.JOIN else f"{self.how} {self.part}"
+        return f"{self.part} {self.how}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +181,8 @@ def _orders(asked: Asked, dialect: str) -> Iterator[Sequence[Part]]:
         yield [*equal, *many]
     yield from ([part] for part in (*equal, *many, *ranges, *patterns))
     for part in by[How.JOIN]:
-        yield [part, *equal, *order]
         yield [part]
+        yield [part, *equal, *order]
     yield order
 
 

@@ -144,7 +144,12 @@ def look_at(
             plan = database.plan()
             if not (narrowed and plan.scans) and not (paged and plan.sort):
                 return Answer(used=", ".join(plan.used))
-            return _judge(database, plan, read(), narrowed=narrowed, paged=paged)
+            try:
+                return _judge(database, plan, read(), narrowed=narrowed, paged=paged)
+            except Exception:  # noqa: BLE001 - that there is a scan is known all the same
+                scans = [s.text for s in plan.scans if narrowed and _counts(s, ())]
+                sort = plan.sort if paged else ""
+                return Answer("".join(scans[:1]), sort, ", ".join(plan.used))
     except UnknownPlanError:
         raise
     except Exception as error:

@@ -154,6 +154,8 @@ class _Reader:
         if isinstance(right, elements.CollectionAggregate) and how is How.EQUAL:
             how = How.MANY
         if how is How.EQUAL and self._is_column(left) and self._is_column(right):
+            if self._table(left) is self._table(right):
+                return self._mentioned(clause)
             return [*self._said(left, How.JOIN), *self._said(right, How.JOIN)]
         if name in _MIRRORED and not self._columns(left):
             left, right = right, left

@@ -151,6 +151,7 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     if times := {name for group, _, name in parts if group in _TIMED and name in STATISTICS}:
         lines += [line for part in span.walk() for line in _rounds(part, times)]
     tallies = _merged(span)
+    shown: list[list[str]] = []
     explained = {finding.tally.probe for finding in candidates}
     for probe, names, explain in _EXPLANATIONS:
         # What is explained already would only be buried by a list of everything.
@@ -159,9 +160,11 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
         ):
             of_probe = [tally for tally in tallies if tally.probe == probe]
             for title, tally, advice in explain(of_probe)[:_MAX_CAUSES]:
-                if title in lines:  # one response may be the largest in two ways
+                block = [title, *_site(tally), *_statement(tally, width)]
+                if block in shown:  # one response may be the largest in two ways
                     continue
-                lines += [title, *_site(tally), *_statement(tally, width)]
+                shown.append(block)
+                lines += block
                 lines += [f"    fix: {advice}"] if advice else []
     lines += [
         f"waived: {f.metric} at {_line(f.tally.site)}: {f.waiver}" for f in findings if f.waiver

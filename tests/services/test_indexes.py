@@ -237,7 +237,24 @@ PAIRS = {
         add("ix_people_name", "people", "name"),
         sorts=1,
     ),
+    "the same table twice": Pair(
+        select(PERSON.id)
+        .join_from(PEOPLE, OTHER, OTHER.c.city == PERSON.city)
+        .where(PERSON.email == "7@example.org"),
+        1,
+        add("ix_people_city", "people", "city"),
+    ),
+    "two queries": Pair(
+        select(PERSON.id).where(PERSON.city == "x").union(select(LINE.id).where(LINE.sku == "y")),
+        1,
+        add("ix_people_city", "people", "city") + " and " + add("ix_lines_sku", "lines", "sku"),
+    ),
     # None could.
+    "one column is another": Pair(
+        select(PERSON.id).where(PERSON.name == PERSON.city),
+        1,
+        says="no index that was tried",
+    ),
     "end of a string": Pair(
         select(PERSON.id).where(PERSON.name.like("%x")),
         1,

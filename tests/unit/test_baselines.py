@@ -443,8 +443,8 @@ def test_lines_alone_are_no_difference() -> None:
     assert not is_same(_entry(_selects(3)), _entry(_selects(3), sql_rows=1))
 
 
-def _planned(used: str, text: str = _A, **sums: float) -> Tally:
-    return tally(text, facts={"indexes": used}, sums=sums)
+def _planned(used: str, **sums: float) -> Tally:
+    return tally(_A, facts={"indexes": used}, sums=sums)
 
 
 def _judged(held: str, now: str, **sums: float) -> Verdict:
