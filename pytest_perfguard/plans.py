@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 100_000
 _MAX_BYTES = 64 * 1024**2
 _LOCK_TIMEOUT = "50ms"
+_MAX_KNOWN = 1_000
 _SAVEPOINT = "perfguard_explain"
 _TRIED = "perfguard_tried"
 _WHERE = re.compile(r"\bWHERE\b", re.IGNORECASE)
@@ -107,6 +108,9 @@ class Answer:
     advice: str = ""
 
 
+Answers = dict[tuple[str, Plan, tuple[Asked, ...]], Answer]
+
+
 def look_at(
     conn: Connection,
     statement: str,
@@ -114,6 +118,7 @@ def look_at(
     found: Fingerprint,
     read: Callable[[], tuple[Asked, ...]],
     connect: Callable[[], Any],
+    known: Answers,
 ) -> Answer | None:
     """Return what a database says of a statement; None for one that asks for a whole table.
 
@@ -123,6 +128,7 @@ def look_at(
     Args:
         read: returns what the statement asks of its tables; empty if that cannot be known.
         connect: opens another connection of the driver.
+        known: what was advised on this engine before: indexes are tried once.
 
     Raises:
         UnknownPlanError: if the database is of a kind that is not asked, or refuses to answer.
@@ -144,8 +150,15 @@ def look_at(
             plan = database.plan()
             if not (narrowed and plan.scans) and not (paged and plan.sort):
                 return Answer(used=", ".join(plan.used))
+            asked = read()
+            key = (statement, plan, asked)
+            if key in known:
+                return known[key]
             try:
-                return _judge(database, plan, read(), narrowed=narrowed, paged=paged)
+                answer = _judge(database, plan, asked, narrowed=narrowed, paged=paged)
+                if answer.advice and len(known) < _MAX_KNOWN:
+                    known[key] = answer
+                return answer  # noqa: TRY300 - short as it is
             except Exception:  # noqa: BLE001 - that there is a scan is known all the same
                 scans = [s.text for s in plan.scans if narrowed and _counts(s, ())]
                 sort = plan.sort if paged else ""

@@ -37,6 +37,8 @@ from pytest_perfguard.units import shown
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
+    from pytest_perfguard.plans import Answers
+
 _MAX_KNOWN = 4_096
 # Longer statements are known by their hash, so that none of them is held.
 _LONG = 4_096
@@ -65,6 +67,7 @@ class SqlProbe:
         # probe, so that two may listen at once.
         self._attribute = f"_perfguard_{next(_NUMBERS)}"
         self._engines: WeakKeyDictionary[Engine, tuple[str, str]] = WeakKeyDictionary()
+        self._answers: WeakKeyDictionary[Engine, Answers] = WeakKeyDictionary()
 
     def start(self, spans: Spans) -> None:
         """Listen on the classes, so that engines made before and after are heard alike.
@@ -289,7 +292,8 @@ class SqlProbe:
                 tally.facts["cause"] = cause.how
             if PLANNED & span.wanted and kind in (Kind.READ, Kind.WRITE):
                 first = parameters[0] if context.executemany and parameters else parameters
-                _explain(span, tally, statement, first, context, found)
+                known_plans = self._answers.setdefault(context.root_connection.engine, {})
+                _explain(span, tally, statement, first, context, found, known_plans)
         return known
 
     def _note_engine(self, spans: Spans, engine: Engine) -> None:
@@ -362,6 +366,7 @@ def _explain(
     parameters: Any,
     context: Any,
     found: Fingerprint,
+    known: Answers,
 ) -> None:
     # Only if it is asked for.
     from pytest_perfguard.plans import UnknownPlanError, look_at  # noqa: PLC0415
@@ -377,6 +382,7 @@ def _explain(
             found,
             partial(conditions.asked_of, context),
             partial(internals.connect_beside, connection),
+            known,
         )
     except UnknownPlanError as error:
         span.notes[str(error)] = None

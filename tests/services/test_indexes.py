@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -464,3 +465,28 @@ def test_statistics_of_a_small_table_say_nothing_of_a_large_one(
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", (1,)).one()[3]
         _, scans, _ = measure(recorder, connection, query)
     assert scans == 0, plan
+
+
+def test_an_index_is_tried_once(
+    recorder: Recorder, sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(sqlite_database.engine)
+    copies = []
+    connect = sqlite3.connect
+
+    def copying(*args: Any, **options: Any) -> Any:
+        copies.append(args)
+        return connect(*args, **options)
+
+    by_name = [select(PERSON.id).where(PERSON.name.like(name)) for name in ("%x", "x%", "y%")]
+    with sqlite_database.engine.connect() as connection:
+        monkeypatch.setattr(sqlite3, "connect", copying)
+        told = [measure(recorder, connection, UNSERVED)[0].facts["index"] for _ in range(3)]
+        assert len(copies) == 1
+        assert set(told) == {RIGHT}
+        # The text is the same, what it asks for is not.
+        told = [measure(recorder, connection, query)[0].facts["index"] for query in by_name]
+        assert len(copies) == 3
+    assert "wildcard" in told[0]
+    assert told[1].startswith("op.create_index")
+    assert told[2] == told[1]
