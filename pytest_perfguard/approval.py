@@ -34,6 +34,7 @@ from pytest_perfguard.baselines import (
     entry_of,
     is_same,
     pick,
+    plan_changes,
     renew,
     tighten,
     widen,
@@ -176,7 +177,7 @@ def changes(held: Entry | None, now: Entry) -> list[str]:
             f"{'-' if new is None else held_text(new)}"
             for name, old, new in moved
         ]
-        done = differences(held, now)
+        done = [*plan_changes(held, now), *differences(held, now)]
         lines += done[:_MAX_CHANGES]
         if len(done) > _MAX_CHANGES:
             lines.append(f"... and {len(done) - _MAX_CHANGES} more")

@@ -82,7 +82,8 @@ def _entry_data(entry: Entry) -> dict[str, Any]:
         },
         "operations": entry.operations,
     }
-    return {**data, "note": entry.note} if entry.note else data
+    more = {"note": entry.note, "plans": entry.plans}
+    return data | {name: value for name, value in more.items() if value}
 
 
 def read(path: Path) -> BaselineFile:
@@ -177,12 +178,15 @@ def _dict(data: Any) -> dict[str, Any]:
 
 def _entry(data: Any) -> Entry:
     fields = _dict(data)
-    if unknown := set(fields) - {"metrics", "operations", "note"}:
+    if unknown := set(fields) - {"metrics", "operations", "note", "plans"}:
         raise _FormatError(f"unknown {_short(min(unknown))}")
     if not isinstance(fields.get("note", ""), str):
         raise _FormatError(f"{_short(fields['note'])} is not a note")
     metrics = {name: _held(name, value) for name, value in _dict(fields.get("metrics")).items()}
-    return Entry(metrics, _operations(fields.get("operations")), fields.get("note", ""))
+    plans = _dict(fields.get("plans", {}))
+    if any(not isinstance(used, str) for used in plans.values()):
+        raise _FormatError(f"{_short(plans)} does not name the indexes of statements")
+    return Entry(metrics, _operations(fields.get("operations")), fields.get("note", ""), plans)
 
 
 def _held(name: str, value: Any) -> Held:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_perfguard.fingerprint import shorten
@@ -48,11 +48,13 @@ class Entry:
         metrics: values in base units, of every metric whose probe had anything to see.
         operations: what was done, by probe, text and line.
         note: why some of the values are ranges.
+        plans: which indexes each statement used, by its text, where its plan was asked for.
     """
 
     metrics: Mapping[str, Held] = field(default_factory=dict)
     operations: Operations = field(default_factory=dict)
     note: str = ""
+    plans: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.metrics)
@@ -106,7 +108,13 @@ def entry_of(record: Record) -> Entry:
         if METRICS[name].stored
         and (not METRICS[name].tallied or value or METRICS[name].probe in operations)
     }
-    return Entry(metrics, operations)
+    plans = {
+        outline(tally.operation): encodable(tally.facts["indexes"])
+        for span in record.span.walk()
+        for tally in span.tallies
+        if "indexes" in tally.facts
+    }
+    return Entry(metrics, operations, plans=plans)
 
 
 def _plain(value: float) -> float:
@@ -149,7 +157,7 @@ def widen(first: Entry, second: Entry) -> Entry:
         values = [value for held in found for value in bounds(held)]
         low, high = min(values), max(values)
         metrics[name] = low if low == high else (low, high)
-    return Entry(metrics, first.operations, _note(metrics))
+    return Entry(metrics, first.operations, _note(metrics), first.plans)
 
 
 def renew(held: Entry | None, now: Entry) -> Entry:
@@ -164,7 +172,7 @@ def renew(held: Entry | None, now: Entry) -> Entry:
     }
     if metrics == held.metrics:
         return held
-    return Entry(metrics, now.operations, _note(metrics))
+    return Entry(metrics, now.operations, _note(metrics), now.plans)
 
 
 def _renewed(held: Held, now: Held) -> Held:
@@ -187,7 +195,7 @@ def tighten(held: Entry, now: Entry) -> Entry:
             metrics[name] = value
         elif not isinstance(metrics[name], tuple):
             metrics[name] = better(metrics[name], value, key=lambda v: bounds(v)[0])
-    return Entry(metrics, now.operations, held.note)
+    return Entry(metrics, now.operations, held.note, now.plans)
 
 
 # -- judging -------------------------------------------------------------------------------
@@ -222,7 +230,17 @@ def compare(
             # One line says that nothing was seen of a probe.
             unseen.add(metric.probe)
         verdicts.append(verdict)
-    return tuple(_with_changes(verdicts, held, changes))
+    return tuple(_with_plans(_with_changes(verdicts, held, changes), plan_changes(held, now)))
+
+
+def _with_plans(verdicts: Iterable[Verdict], changes: Sequence[str]) -> Iterable[Verdict]:
+    """Tell of indexes that are used no more where scans are judged."""
+    for verdict in verdicts:
+        if verdict.metric != "sql_full_scans" or not changes:
+            yield verdict
+            continue
+        status = Status.CHANGED if verdict.status is Status.OK else verdict.status
+        yield replace(verdict, status=status, changes=(*changes, *verdict.changes))
 
 
 def _held(metric: Metric, entry: Entry) -> Held | None:
@@ -339,6 +357,16 @@ def differences(held: Entry, now: Entry, probe: str | None = None) -> list[str]:
     return [row for _, _, row in sorted(rows)]
 
 
+def plan_changes(held: Entry, now: Entry) -> list[str]:
+    """Return which statements use an index no more that they used."""
+    return [
+        f"{shorten(text, _WIDTH)} used {held.plans[text]} when the baseline was recorded and uses "
+        f"{used or 'none'} now"
+        for text, used in sorted(now.plans.items())
+        if set(held.plans.get(text, used).split(", ")) - set(used.split(", ")) - {""}
+    ]
+
+
 def _by_function(entry: Entry, probe: str | None) -> dict[tuple[str, str], Counter[str]]:
     found: dict[tuple[str, str], Counter[str]] = {}
     for name, operations in entry.operations.items():
@@ -357,4 +385,8 @@ def function_of(line: str) -> str:
 
 def is_same(first: Entry, second: Entry) -> bool:
     """Return whether two entries differ in nothing but lines."""
-    return first.metrics == second.metrics and not differences(first, second)
+    return (
+        first.metrics == second.metrics
+        and first.plans == second.plans
+        and not differences(first, second)
+    )

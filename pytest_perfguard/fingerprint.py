@@ -42,6 +42,7 @@ class Fingerprint:
         batched: it serves several keys at once (an IN list of two or more, ``= ANY(array)``).
         paging: parameters that choose the page of a result: those of LIMIT and OFFSET, and the
             bounds of a keyset page. Positions count from 0; named parameters by their name.
+        offset: parameter that says how many rows are skipped, if it is one.
         literal: it holds literals, so that what it asks for is said by the statement as it was
             sent, and not by ``text``.
     """
@@ -52,6 +53,7 @@ class Fingerprint:
     tables: frozenset[str]
     batched: bool
     paging: frozenset[int | str]
+    offset: int | str | None
     literal: bool
 
 
@@ -98,6 +100,7 @@ def _read(source: str, backslash_escapes: bool, cut: bool) -> Fingerprint:  # no
         tables=frozenset(name.lower() for _, name in tables),
         batched=batched,
         paging=_paging(solid) if kind is Kind.READ else frozenset(),
+        offset=_offset(solid) if kind is Kind.READ else None,
         literal=any(token.kind == "value" for token in solid),
     )
 
@@ -387,6 +390,18 @@ def _paging(solid: Sequence[_Token]) -> frozenset[int | str]:
     # A range is a keyset page's bound only where rows are also ordered and limited.
     is_keyset = "ORDER" in words and bool({"LIMIT", "FETCH", "TOP"} & words)
     return frozenset(pages | bounds if is_keyset else pages)
+
+
+def _offset(solid: Sequence[_Token]) -> int | str | None:
+    """Return the last parameter that says how many rows are skipped."""
+    found: int | str | None = None
+    for number, token in enumerate(solid):
+        before = solid[number - 1].upper if number else ""
+        if token.key is not None and (
+            before == "OFFSET" or (before == "LIMIT" and _at(solid, number + 1) == ",")
+        ):
+            found = token.key
+    return found
 
 
 def _is_range(solid: Sequence[_Token]) -> bool:

@@ -139,14 +139,30 @@ def _weight(metric: str) -> Callable[[Span], float]:
     )
 
 
-def _full_scans(span: Span) -> float | None:
-    tallies = list(_tallies(span, "sql"))
-    # A statement that fails cannot be explained either, which says nothing of the others.
-    if "plans" not in span.probes or any(
-        t.sums.get("unplanned") and not t.sums.get("errors") for t in tallies
-    ):
-        return None
-    return len({tally.operation for tally in tallies if tally.sums.get("full_scans")})
+def _planned(name: str) -> Callable[[Span], float | None]:
+    """Return what counts statements by what their plans say."""
+
+    def measure(span: Span) -> float | None:
+        tallies = list(_tallies(span, "sql"))
+        # A statement that fails cannot be explained either, which says nothing of the others.
+        if "plans" not in span.probes or any(
+            t.sums.get("unplanned") and not t.sums.get("errors") for t in tallies
+        ):
+            return None
+        return len({tally.operation for tally in tallies if tally.sums.get(name)})
+
+    return measure
+
+
+def _lines(name: str) -> Callable[[Span], float]:
+    """Return what counts the lines that ran a statement of which something was noted."""
+    return lambda span: len(
+        {
+            (t.operation, t.site and (t.site.file, t.site.line))
+            for t in _tallies(span, "sql")
+            if t.sums.get(name)
+        }
+    )
 
 
 def _timed(kind: str, statistic: str) -> Callable[[Span], float | None]:
@@ -349,10 +365,36 @@ METRICS: dict[str, Metric] = {
             "sql_full_scans",
             Unit.COUNT,
             "sql",
-            _full_scans,
+            _planned("full_scans"),
             "Different statements with a WHERE that no index could serve, as the database plans "
             "them. Asked by EXPLAIN, and only where this metric is budgeted.",
             on_request=True,
+        ),
+        Metric(
+            "sql_sorts",
+            Unit.COUNT,
+            "sql",
+            _planned("sorts"),
+            "Different statements that sort all rows to return the first few of them (ORDER BY "
+            "with a LIMIT), as no index has them in that order. Asked by EXPLAIN, and only where "
+            "this metric or sql_full_scans is budgeted.",
+            on_request=True,
+        ),
+        Metric(
+            "sql_deep_offsets",
+            Unit.COUNT,
+            "sql",
+            _lines("deep_offsets"),
+            "Lines that read a page behind an OFFSET of 1,000 rows or more: the database reads "
+            "them all and drops them.",
+        ),
+        Metric(
+            "sql_unbounded",
+            Unit.COUNT,
+            "sql",
+            _lines("unbounded"),
+            "Lines that fetched 1,000 rows or more at once by a SELECT without a LIMIT, a list of "
+            "keys or a range with two ends, and not in parts (yield_per).",
         ),
         Metric(
             "pool_peak",

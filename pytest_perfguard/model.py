@@ -89,8 +89,9 @@ class Tally(_Data):
         subject: what it was done for, e.g. ``Resource.owner`` for a lazy load.
         fix: what to write instead when it repeats; code that can be pasted where possible.
         facts: what else the probe knows, by name: ``cause`` (``lazy``, ``refresh``), ``error`` of
-            a failed statement, ``plan`` of one that scans a table, ``through`` which library it
-            came where no line of the user's code was on the stack.
+            a failed statement, ``plan`` of one that scans a table, ``sort`` of one that sorts it,
+            ``asked`` what they ask of it, ``index`` what would help, ``indexes`` that are used,
+            ``through`` which library it came where no line of the user's code was on the stack.
         count: logical operations.
         repeats: those of ``count`` that could have been part of a batch.
         distinct: different parameter sets among ``repeats``.

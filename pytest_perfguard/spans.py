@@ -29,8 +29,8 @@ MAX_CHILDREN = 200
 # Requests are judged one by one where endpoints have budgets.
 MAX_REQUESTS = 2_000
 MAX_DEPTH = 50
-# The metric that databases are asked for their plans for.
-PLANNED = "sql_full_scans"
+# The metrics that databases are asked for their plans for.
+PLANNED = frozenset({"sql_full_scans", "sql_sorts"})
 
 
 class Clock:
@@ -389,9 +389,7 @@ class Spans:
                 for label, count, start, took in span.moments
             ),
             timeline_dropped=int(span.rest[1]),
-            probes=(
-                (*self.listening, "plans") if PLANNED in span.wanted else tuple(self.listening)
-            ),
+            probes=((*self.listening, "plans") if PLANNED & span.wanted else tuple(self.listening)),
             notes=tuple(span.notes),
             facts=dict(span.facts),
             growth=span.growth,

@@ -15,13 +15,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from inspect import unwrap
 from itertools import count
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import redis
 from fastapi import APIRouter, FastAPI, Request, Response, status
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import start_http_server
 from pydantic import TypeAdapter
+from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,6 +39,7 @@ from sample_app.api.deps import (
     WriteSession,
     pagination,
     resource_crud,
+    user_crud,
 )
 from sample_app.core.cache import Answer, Cache, CacheDependency, Entry, fake_server, row_name
 from sample_app.core.config import Settings
@@ -54,8 +56,9 @@ from sample_app.crud.resource import (
     CRUDResource,
     serialize,
 )
-from sample_app.models import Resource
-from sample_app.schemas.common import MAX_PAGE_SIZE, KeysetPage, Page, PaginationParams
+from sample_app.crud.user import CRUDUser
+from sample_app.models import Resource, User
+from sample_app.schemas.common import MAX_PAGE_SIZE, KeysetPage, Page, PaginationParams, SortOrder
 from sample_app.schemas.resource import ResourceCreate, ResourceRead
 from sample_app.worker.high_priority import post
 from sample_app.worker.queue import Tasks
@@ -71,19 +74,16 @@ def install(app: FastAPI, traps: Traps) -> None:
         app.dependency_overrides[pagination] = broken_pagination(traps)
     if traps.enabled("mean_hides_outlier"):
         app.add_middleware(Sluggish)
-    if traps.enabled("session_in_key"):
-        app.router.routes[:0] = keyed_by_session.routes
-    if traps.enabled("leaking_dict"):
-        app.router.routes[:0] = remembering.routes
-    if traps.enabled("leaked_session"):
-        app.dependency_overrides[get_db] = unclosed_db
-    if traps.enabled("sleep_in_loop"):
-        app.router.routes[:0] = sleeping.routes
+    for name, router in _ROUTERS.items():
+        if traps.enabled(name):
+            app.router.routes[:0] = router.routes
+    for name, (dependency, twin) in _DEPENDENCIES.items():
+        if traps.enabled(name):
+            app.dependency_overrides[dependency] = twin
     if traps.enabled("task_per_row"):
         app.state.tasks = TaskPerRow(app.state.tasks.services)
-    if traps.enabled("http_in_transaction"):
-        app.router.routes[:0] = hasty.routes
-    if any(map(traps.enabled, ("lazy_owner", "lazy_related", "open_fields", "pickled_rows"))):
+    crud_traps = ("lazy_owner", "lazy_related", "open_fields", "pickled_rows", "deep_offset")
+    if any(map(traps.enabled, crud_traps)):
         crud = broken_resource_crud(traps)
         app.dependency_overrides[resource_crud] = lambda: crud
 
@@ -96,7 +96,9 @@ def broken_resource_crud(traps: Traps) -> CRUDResource:
     if not traps.enabled("lazy_related"):
         loads.append(LOAD_RELATED_ITEMS)
     any_field = traps.enabled("open_fields")
-    twin = PicklingCRUD if traps.enabled("pickled_rows") else CRUDResource
+    twins = {"pickled_rows": PicklingCRUD, "deep_offset": SkippingCRUD}
+    bases = [twin for name, twin in twins.items() if traps.enabled(name)] or [CRUDResource]
+    twin: type[CRUDResource] = type("BrokenCRUD", tuple(bases), {})
     return twin(
         sort_fields=AnyAttribute() if any_field else SORT_FIELDS,
         filter_fields=AnyAttribute() if any_field else FILTER_FIELDS,
@@ -407,3 +409,54 @@ def create_and_tell(
     db.commit()
     resources.forget(cache, resource)
     return serialize(resource)
+
+
+def ordered_columns(traps: Traps, name: str, columns: list[str]) -> list[str]:
+    """``index_order``: an index is searched by its first columns, and status is not the first."""
+    turned = traps.enabled("index_order") and name == "idx_resource_status_created"
+    return columns[::-1] if turned else columns
+
+
+class SkippingCRUD(CRUDResource):
+    """``deep_offset``: the last page costs as much as all pages before it."""
+
+    def get_page_after(
+        self,
+        db: Session,
+        *,
+        after: int | None = None,
+        page_size: int = 20,
+        sort_order: SortOrder = "asc",
+        filters: Mapping[str, object] | None = None,
+    ) -> tuple[Sequence[Resource], int | None]:
+        """Get the rows behind as many as have been seen; keys count from 1 without a gap."""
+        if after is None or sort_order == "desc":
+            return super().get_page_after(
+                db, after=after, page_size=page_size, sort_order=sort_order, filters=filters
+            )
+        query = select(Resource).where(*self._criteria(filters or {})).options(*self.list_loads)
+        query = query.order_by(*self._order(None, sort_order)).limit(page_size + 1).offset(after)
+        page = db.scalars(query).all()
+        return page[:page_size], page[page_size - 1].id if len(page) > page_size else None
+
+
+class LoweringCRUD(CRUDUser):
+    """``lower_email``: an index on the column knows nothing of what a function makes of it."""
+
+    def get_by_email(self, db: Session, email: str) -> User | None:
+        """Get the user, whatever the case of what is stored."""
+        return db.scalar(select(User).where(func.lower(User.email) == email.lower()))
+
+
+# Endpoints that are found before the service's own.
+_ROUTERS: Final[Mapping[str, APIRouter]] = {
+    "session_in_key": keyed_by_session,
+    "leaking_dict": remembering,
+    "sleep_in_loop": sleeping,
+    "http_in_transaction": hasty,
+}
+# What endpoints depend on, and what they get instead.
+_DEPENDENCIES: Final[Mapping[str, tuple[Callable[..., object], Callable[..., object]]]] = {
+    "leaked_session": (get_db, unclosed_db),
+    "lower_email": (user_crud, LoweringCRUD),
+}

@@ -14,7 +14,7 @@ from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse
 
 from sample_app import broken
-from sample_app.api import resources
+from sample_app.api import resources, users
 from sample_app.core.config import Settings
 from sample_app.core.database import Database
 from sample_app.core.metrics import CONTENT_TYPE, Metrics
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     # Added last, it is the outermost: compressing is part of the time.
     app.add_middleware(broken.metrics_middleware(settings.traps), metrics=metrics)
     app.include_router(resources.router)
+    app.include_router(users.router)
     app.add_api_route("/healthz", healthz, tags=["health"])
     app.add_api_route("/metrics", show_metrics, include_in_schema=False)
     app.add_exception_handler(RequestValidationError, _invalid_request)

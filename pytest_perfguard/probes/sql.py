@@ -11,6 +11,7 @@ import hashlib
 import re
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from pytest_perfguard.probes.sql_ledger import (
     compare,
     hashes_by_identity,
 )
+from pytest_perfguard.probes.sql_pages import is_deep, is_unbounded, offset_of
 from pytest_perfguard.probes.sql_places import Places
 from pytest_perfguard.probes.transactions import Transactions
 from pytest_perfguard.spans import PLANNED, Clock, OpenSpan, Spans
@@ -37,6 +39,8 @@ from pytest_perfguard.units import shown
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
+
+    from pytest_perfguard.plans import Answers
 
 _MAX_KNOWN = 4_096
 # Longer statements are known by their hash, so that none of them is held.
@@ -67,6 +71,7 @@ class SqlProbe:
         self._attribute = f"_perfguard_{next(_NUMBERS)}"
         self._engines: WeakKeyDictionary[Engine, tuple[str, str]] = WeakKeyDictionary()
         self._watched: tuple[Spans, Pools, Transactions] | None = None
+        self._answers: WeakKeyDictionary[Engine, Answers] = WeakKeyDictionary()
 
     def start(self, spans: Spans) -> None:
         """Listen on the classes, so that engines made before and after are heard alike.
@@ -237,6 +242,8 @@ class SqlProbe:
                     tally.count += 1
                     if known.repeatable or known.reads is not None:
                         compare(ledger, known, parameters)
+                    if known.offset is not None:
+                        tally.deep_offsets += is_deep(parameters, known.offset)
                     if writes is not None:
                         ledger.forget_reads(writes)
                     if show_parameters and len(tally.samples) < _MAX_SAMPLES:
@@ -313,6 +320,8 @@ class SqlProbe:
         if kind == Kind.READ and not _CALL.match(found.text):
             known.reads = ledger.reads(hash((engine, found.text)), found.tables)
             known.paging = found.paging
+            known.offset = offset_of(statement, found)
+            tally.unbounded = is_unbounded(context, found)
         elif kind in (Kind.WRITE, Kind.SCHEMA) or found.label in _PROCEDURES:
             known.writes = found.tables
         known.repeatable = (
@@ -326,9 +335,10 @@ class SqlProbe:
             tally.fix = fix(found, cause, entity)
             if cause is not None:
                 tally.facts["cause"] = cause.how
-            if PLANNED in span.wanted and kind in (Kind.READ, Kind.WRITE):
+            if PLANNED & span.wanted and kind in (Kind.READ, Kind.WRITE):
                 first = parameters[0] if context.executemany and parameters else parameters
-                _explain(span, tally, statement, first, context, found)
+                known_plans = self._answers.setdefault(context.root_connection.engine, {})
+                _explain(span, tally, statement, first, context, found, known_plans)
         return known
 
     def _note_engine(self, spans: Spans, engine: Engine) -> None:
@@ -368,15 +378,34 @@ def _explain(
     parameters: Any,
     context: Any,
     found: Fingerprint,
+    known: Answers,
 ) -> None:
-    from pytest_perfguard.plans import UnknownPlanError, full_scan  # noqa: PLC0415 - if asked for
+    # Only if it is asked for.
+    from pytest_perfguard.plans import UnknownPlanError, look_at  # noqa: PLC0415
+    from pytest_perfguard.probes import sql_conditions as conditions  # noqa: PLC0415
+    from pytest_perfguard.probes import sqlalchemy_internals as internals  # noqa: PLC0415
 
+    connection = context.root_connection
     try:
-        plan = full_scan(context.root_connection, statement, parameters, found)
+        answer = look_at(
+            connection,
+            statement,
+            parameters,
+            found,
+            partial(conditions.asked_of, context),
+            partial(internals.connect_beside, connection),
+            known,
+        )
     except UnknownPlanError as error:
         span.notes[str(error)] = None
         tally.unplanned = 1
         return
-    if plan:
-        tally.full_scans = 1
-        tally.facts["plan"] = plan
+    if answer is None:
+        return
+    tally.full_scans = int(bool(answer.scan))
+    tally.sorts = int(bool(answer.sort))
+    said = {
+        "plan": answer.scan, "sort": answer.sort, "asked": answer.asked, "index": answer.advice,
+    }  # fmt: skip
+    tally.facts |= {name: text for name, text in said.items() if text}
+    tally.facts["indexes"] = answer.used

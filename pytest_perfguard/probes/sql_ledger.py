@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.fingerprint import varying_values
 from pytest_perfguard.model import Site, Tally
+from pytest_perfguard.probes.sql_pages import MANY_ROWS
 from pytest_perfguard.spans import MAX_TALLIES, OpenSpan
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class LiveTally:
         "batched",
         "commits",
         "count",
+        "deep_offsets",
         "distinct",
         "duplicates",
         "embedded",
@@ -54,7 +56,9 @@ class LiveTally:
         "seconds",
         "shown",
         "site",
+        "sorts",
         "subject",
+        "unbounded",
         "unplanned",
     )
 
@@ -85,9 +89,13 @@ class LiveTally:
         self.errors = 0
         self.commits = 0
         self.full_scans = 0
+        self.sorts = 0
         self.unplanned = 0
         # What few tallies have: waits, leaks, calls inside transactions.
         self.others: dict[str, float] = {}
+        self.deep_offsets = 0
+        # Nothing limits how many rows it brings.
+        self.unbounded = False
         self.samples: list[str] = []
         self.moment: list[Any] = ["", 0, 0.0, 0.0]
 
@@ -105,7 +113,10 @@ class LiveTally:
             "errors": self.errors,
             "commits": self.commits,
             "full_scans": self.full_scans,
+            "sorts": self.sorts,
             "unplanned": self.unplanned,
+            "deep_offsets": self.deep_offsets,
+            "unbounded": int(self.unbounded and self.rows >= MANY_ROWS * max(self.count, 1)),
         }
         return Tally(
             probe="sql",
@@ -135,6 +146,7 @@ class Known:
         exact: hash of what tells this statement from all others, apart from its parameters.
         basis: the same without what only chooses the page of a result.
         counted: it is a statement that the code asked for.
+        offset: parameter that says how many rows are skipped, if one does.
         reads: parameter sets that this read was run with; None for other statements.
         writes: tables that this write forgets the reads of; None for other statements.
         repeatable: several executions could have been one.
@@ -148,6 +160,7 @@ class Known:
         "counted",
         "distinct",
         "exact",
+        "offset",
         "paging",
         "reads",
         "repeatable",
@@ -162,6 +175,7 @@ class Known:
         self.exact = 0
         self.basis = 0
         self.paging: frozenset[int | str] = frozenset()
+        self.offset: int | str | None = None
         self.counted = True
         self.reads: Remembered | None = None
         self.writes: frozenset[str] | None = None

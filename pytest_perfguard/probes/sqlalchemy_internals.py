@@ -366,3 +366,34 @@ def _many(original: Any, count: Callable[[Any, int], None]) -> Any:
         return rows
 
     return fetch
+
+
+def tree(context: Any) -> Any:
+    """Return the expression that a statement was compiled from; None of one written as text.
+
+    That is the one that was sent: the ORM adds joins for eager loads and criteria to the one
+    that the code wrote.
+    """
+    compiled = context.compiled
+    if compiled is None:
+        return None
+    sent = getattr(getattr(compiled, "compile_state", None), "statement", None)
+    found = compiled.statement if sent is None else sent
+    return found if hasattr(found, "whereclause") or hasattr(found, "selects") else None
+
+
+def order_of(select: Any) -> Any:
+    """Return what a SELECT is sorted by."""
+    return select._order_by_clauses
+
+
+def value_of(context: Any, parameter: Any) -> Any:
+    """Return what a parameter stands for in this execution; None of anything else."""
+    name = context.compiled.bind_names.get(parameter)
+    return context.compiled_parameters[0].get(name) if name else getattr(parameter, "value", None)
+
+
+def connect_beside(connection: Connection) -> Any:
+    """Open a connection of the driver to the same database, outside of the pool."""
+    create: Any = connection.engine.pool._creator
+    return create()

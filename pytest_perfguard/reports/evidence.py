@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
@@ -152,6 +153,7 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     if times := {name for group, _, name in parts if group in _TIMED and name in STATISTICS}:
         lines += [line for part in span.walk() for line in _rounds(part, times)]
     tallies = _merged(span)
+    shown: list[list[str]] = []
     explained = {finding.tally.probe for finding in candidates}
     for probe, names, explain in _EXPLANATIONS:
         # What is explained already would only be buried by a list of everything.
@@ -160,9 +162,11 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
         ):
             of_probe = [tally for tally in tallies if tally.probe == probe]
             for title, tally, advice in explain(of_probe)[:_MAX_CAUSES]:
-                if title in lines:  # one response may be the largest in two ways
+                block = [title, *_site(tally), *_statement(tally, width)]
+                if block in shown:  # one response may be the largest in two ways
                     continue
-                lines += [title, *_site(tally), *_statement(tally, width)]
+                shown.append(block)
+                lines += block
                 lines += [f"    fix: {advice}"] if advice else []
     lines += [
         f"waived: {f.metric} at {_line(f.tally.site)}: {f.waiver}" for f in findings if f.waiver
@@ -316,10 +320,73 @@ def _failed(tallies: Iterable[Tally]) -> _Explained:
 
 def _scanned(tallies: Iterable[Tally]) -> _Explained:
     advice = "an index that begins with the columns that its WHERE compares"
+    return _planned(
+        [t for t in tallies if t.sums.get("full_scans")],
+        lambda t: f"{t.label}: no index could serve it ({t.facts.get('plan', '?')})",
+        advice,
+    )
+
+
+def _sorted(tallies: Iterable[Tally]) -> _Explained:
+    advice = "an index on what its WHERE compares for equality, and then what it is sorted by"
+    return _planned(
+        [t for t in tallies if t.sums.get("sorts")],
+        lambda t: f"{t.label} sorts all rows for a few ({t.facts.get('sort', '?')})",
+        advice,
+    )
+
+
+def _planned(tallies: list[Tally], title: Callable[[Tally], str], advice: str) -> _Explained:
+    """Say what was asked and which index would help; one that begins as another is that one."""
+    advised = [t.facts.get("index", advice) for t in tallies]
+    found: _Explained = []
+    for t, fix in zip(tallies, advised, strict=True):
+        begins = _COLUMNS.search(fix)
+        longer = [o for o in advised if begins and _begins(begins, _COLUMNS.search(o))]
+        asked = f": {t.facts['asked']}" if "asked" in t.facts else ""
+        found.append((title(t) + asked, t, max(longer, key=len, default=fix)))
+    return found
+
+
+_COLUMNS = re.compile(r"^op\.create_index\(\"\w+\", \"(.+?)\", \[(.+)\]\)")
+
+
+def _begins(short: re.Match[str], long: re.Match[str] | None) -> bool:
+    return long is not None and short[1] == long[1] and long[2].startswith(f"{short[2]}, ")
+
+
+def _skipped(tallies: Iterable[Tally]) -> _Explained:
+    found: _Explained = []
+    for t in tallies:
+        if times := t.sums.get("deep_offsets"):
+            order = _ORDER.search(t.operation)
+            title = f"{times:.0f}x {t.label} behind an OFFSET of 1,000 rows or more, which are read"
+            found.append((f"{title} and dropped", t, f"keyset pagination{_keyset(order)}"))
+    return found
+
+
+_ORDER = re.compile(r" ORDER BY ([^()]+?) (?:LIMIT|OFFSET) ", re.IGNORECASE)
+
+
+def _keyset(order: re.Match[str] | None) -> str:
+    """Return how a page is asked for by the last row of the one before."""
+    if order is None:
+        return ": sort by a key, and ask for what comes after that of the last row"
+    columns = re.sub(r" (?:ASC|DESC)\b", "", order[1])
+    sign = "<" if re.match(r"\S+ DESC\b", order[1]) else ">"
+    last = "that" if "," not in columns else "those"
+    return f": WHERE ({columns}) {sign} ({last} of the last row) ORDER BY ... LIMIT, and no OFFSET"
+
+
+def _unbounded(tallies: Iterable[Tally]) -> _Explained:
+    advice = (
+        "a LIMIT, as a page has one; or, where all rows are needed, fetch them in parts: "
+        ".execution_options(yield_per=1_000)"
+    )
     return [
-        (f"{t.label}: no index could serve it ({t.facts.get('plan', '?')})", t, advice)
+        (f"{t.count}x {t.label} without a LIMIT: {t.sums.get('rows', 0):,.0f} rows", t, advice)
         for t in tallies
-        if t.sums.get("full_scans")
+        if t.sums.get("unbounded")
     ]
 
 
@@ -583,6 +650,9 @@ _EXPLANATIONS: tuple[tuple[str, set[str], _Explain], ...] = (
     ("sql", {"tx_calls"}, _called_out),
     ("sql", {"pool_leaks"}, _leaked),
     ("sql", {"pool_wait"}, _waited),
+    ("sql", {"sql_sorts"}, _sorted),
+    ("sql", {"sql_deep_offsets"}, _skipped),
+    ("sql", {"sql_unbounded"}, _unbounded),
     ("sql", {"sql_slowest", "sql_time"}, _slowest),
     ("sql", {"sql_rows"}, _largest),
     ("sql", {"sql_commits"}, _committed),

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from sample_app.core.cache import NotInKey
 from sample_app.core.database import get_db, get_sessions, get_writing_db
 from sample_app.crud.resource import CRUDResource
+from sample_app.crud.user import CRUDUser
 from sample_app.models import ResourceStatus
 from sample_app.schemas.common import (
     DbId,
@@ -34,6 +35,14 @@ async def resource_crud() -> CRUDResource:
 
 
 Resources = Annotated[CRUDResource, Depends(resource_crud), NotInKey]
+
+
+async def user_crud() -> CRUDUser:
+    """Give the queries on users."""
+    return CRUDUser()
+
+
+Users = Annotated[CRUDUser, Depends(user_crud)]
 
 
 async def pagination(params: Annotated[PaginationParams, Query()]) -> PaginationParams:

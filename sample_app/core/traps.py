@@ -35,6 +35,9 @@ KNOWN: Final = MappingProxyType(
         "sleep_in_loop": "an async endpoint waits with time.sleep, and everybody else with it",
         "task_per_row": "a message is published for each resource instead of one for all",
         "http_in_transaction": "the webhook is called before the transaction is committed",
+        "deep_offset": "the listing by key skips what was seen by OFFSET",
+        "index_order": "idx_resource_status_created holds created_at before status",
+        "lower_email": "a user is looked up by lower(users.email), which no index holds",
     }
 )
 """Every trap by name, with what it breaks in one line."""

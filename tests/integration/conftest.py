@@ -30,6 +30,7 @@ for _module in (
     "pytest_perfguard.guard",
     "pytest_perfguard.plans",
     "pytest_perfguard.probes.sql",
+    "pytest_perfguard.probes.sql_conditions",
     "pytest_perfguard.probes.sqlalchemy_internals",
     "pytest_perfguard.profiles",
     "pytest_perfguard.suite",

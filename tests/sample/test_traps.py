@@ -85,10 +85,11 @@ TRAPS = {
         "test_plans.py::test_newest_of_a_status_is_served_by_an_index",
         "1 of 1 budget exceeded in GET /api/resources",
         "sql_full_scans 2 > 0",
-        "SELECT resources: no index could serve it (SCAN resources)",
+        "SELECT resources: no index could serve it (SCAN resources): resources by status =\n",
         "sample_app/crud/base.py",
         "db.scalar(select(func.count()).select_from(self.model)",
-        "fix: an index that begins with the columns that its WHERE compares",
+        'fix: op.create_index("ix_resources_status_created_at", "resources", ["status", '
+        '"created_at"])\n',
     ),
     "session_in_key": Seen(
         "test_cache.py::test_a_warm_page_takes_no_sql",
@@ -190,6 +191,37 @@ TRAPS = {
         "sample_app/worker/high_priority.py",
         "response = httpx2.post(url, json=content, timeout=timeout)",
         "fix: commit first and call then, or call first and write then",
+    ),
+    "deep_offset": Seen(
+        "test_list.py::TestKeyset::test_near_the_end",
+        "1 of 5 budgets exceeded in GET /api/resources/after",
+        "sql_deep_offsets 1 > 0",
+        "1x SELECT resources behind an OFFSET of 1,000 rows or more, which are read and dropped",
+        "sample_app/broken.py",
+        "page = db.scalars(query).all()",
+        "fix: keyset pagination: WHERE (resources.id) > (that of the last row) ORDER BY ... LIMIT",
+    ),
+    "index_order": Seen(
+        "test_plans.py::test_newest_of_a_status_is_served_by_an_index",
+        "1 of 1 budget exceeded in GET /api/resources",
+        "sql_full_scans 2 > 0",
+        "SELECT resources: no index could serve it (SCAN resources USING INDEX "
+        "idx_resource_status_created): resources by status =, ORDER BY created_at DESC, id DESC\n",
+        "sample_app/crud/base.py",
+        "Found(db.scalars(query).all(), total or 0, page, page_size)",
+        'fix: op.create_index("ix_resources_status_created_at", "resources", ["status", '
+        '"created_at"]) # idx_resource_status_created has them in another order: created_at, '
+        "status\n",
+    ),
+    "lower_email": Seen(
+        "test_plans.py::test_a_user_is_found_by_an_address_in_any_case",
+        "1 of 1 budget exceeded in test_a_user_is_found_by_an_address_in_any_case",
+        "sql_full_scans 1 > 0",
+        "SELECT users: no index could serve it (SCAN users): users by lower(email) =\n",
+        "sample_app/broken.py",
+        "select(User).where(func.lower(User.email) == email.lower())",
+        'fix: op.create_index("ix_users_email_lower", "users", [sa.text("lower(email)")]) # '
+        "idx_user_email is on email, what is compared is lower(email)\n",
     ),
 }
 
@@ -305,7 +337,8 @@ def section_of_failure(tmp_path: Path, trap: str, test: str, options: tuple[str,
     text, run = run_suite(tmp_path, trap, test, *options)
     outcomes = [(record.nodeid, record.outcome) for record in run.records]
     assert outcomes == [(f"{SUITE}/{test}", "failed")], text
-    return text.partition(f"_ {test.rpartition('::')[2]} _")[2].partition("\n____")[0]
+    name = ".".join(test.split("::")[1:])
+    return text.partition(f"_ {name} _")[2].partition("\n____")[0]
 
 
 def line_of(file: str, piece: str) -> int:

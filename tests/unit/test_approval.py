@@ -149,9 +149,10 @@ def test_an_update_that_a_range_covers_leaves_it(tmp_path: Path, held: Held) -> 
 
 
 def _of(count: int) -> dict[str, Any]:
-    zeros = dict.fromkeys(
-        ("sql_commits", "sql_duplicates", "sql_errors", "sql_n_plus_one", "sql_rows"), 0
-    )
+    names = (
+        "commits", "deep_offsets", "duplicates", "errors", "n_plus_one", "rows", "unbounded",
+    )  # fmt: skip
+    zeros = {f"sql_{name}": 0 for name in names}
     return {**zeros, "sql_queries": count, "sql_roundtrips": count}
 
 

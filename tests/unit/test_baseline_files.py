@@ -33,6 +33,7 @@ _ENTRY = Entry(
     {"sql_queries": 3, "sql_rows": (40, 42), "cache_hit_ratio": 0.333333},
     {"sql": {"SELECT a FROM t": {"app/crud.py:7 in rows": 3}}},
     "differed between two runs: sql_rows",
+    {"SELECT a FROM t": "ix_t_a"},
 )
 _TESTS: Tests = {
     "test_a": {"sqlite": _ENTRY, "postgresql": Entry({"sql_queries": 1})},
@@ -54,6 +55,7 @@ _ENTRIES = st.builds(
     st.dictionaries(_STORED, _HELD, min_size=1, max_size=4),
     _named(_named(_named(st.integers(1, 2**53), 1), 1)),
     _TEXT,
+    _named(_TEXT),
 )
 _ALL_TESTS = _named(_named(_ENTRIES, 1))
 _JSON = st.recursive(
@@ -178,7 +180,7 @@ def test_any_json_in_place_of_the_tests_is_an_error_or_data(data: object) -> Non
     _parse_or_refuse(json.dumps({"schema": SCHEMA, "tests": data}))
 
 
-@given(_JSON, st.sampled_from(["metrics", "operations", "note", "other"]))
+@given(_JSON, st.sampled_from(["metrics", "operations", "note", "plans", "other"]))
 def test_any_json_in_an_entry_is_an_error_or_data(data: object, place: str) -> None:
     _parse_or_refuse(json.dumps(_data(**{place: data})))
 

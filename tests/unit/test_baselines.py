@@ -441,3 +441,48 @@ def test_lines_alone_are_no_difference() -> None:
     assert is_same(_entry(_selects(3)), _entry(_selects(3, site=site(line=99))))
     assert not is_same(_entry(_selects(3)), _entry(_selects(3, _B)))
     assert not is_same(_entry(_selects(3)), _entry(_selects(3), sql_rows=1))
+
+
+def _planned(used: str, **sums: float) -> Tally:
+    return tally(_A, facts={"indexes": used}, sums=sums)
+
+
+def _judged(held: str, now: str, **sums: float) -> Verdict:
+    probes = ("sql", "plans", "cache", "http")
+    before, after = (
+        _record(_planned(used, **more), probes=probes) for used, more in ((held, {}), (now, sums))
+    )
+    return _compare(entry_of(before), after)["sql_full_scans"]
+
+
+@pytest.mark.parametrize(
+    ("held", "now", "told"),
+    [
+        ("ix_a", "ix_a", ""),
+        ("ix_a", "ix_a, ix_b", ""),
+        ("", "ix_a", ""),
+        ("ix_a", "", f"{_A} used ix_a when the baseline was recorded and uses none now"),
+        (
+            "ix_a, ix_b",
+            "ix_b",
+            f"{_A} used ix_a, ix_b when the baseline was recorded and uses ix_b now",
+        ),
+    ],
+)
+def test_an_index_that_is_used_no_more_is_told(held: str, now: str, told: str) -> None:
+    verdict = _judged(held, now)
+    assert verdict.changes == ((told,) if told else ())
+    assert verdict.status is (Status.CHANGED if told else Status.OK)
+    assert not verdict.breached
+
+
+def test_a_scan_is_told_with_the_index_that_it_used() -> None:
+    verdict = _judged("ix_a", "", full_scans=1)
+    assert verdict.status is Status.REGRESSED
+    assert verdict.changes[0].startswith(f"{_A} used ix_a when")
+
+
+def test_another_index_is_another_entry() -> None:
+    held, now = (entry_of(_record(_planned(used))) for used in ("ix_a", ""))
+    assert not is_same(held, now)
+    assert tighten(held, now).plans == renew(held, now).plans == {_A: ""}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_perfguard.model import Tally
 from pytest_perfguard.reports.evidence import evidence
 from tests.unit import build
 
@@ -49,3 +50,20 @@ def test_the_advice_depends_on_where_the_time_goes(
 def test_other_limits_of_a_timed_call_say_nothing_of_its_time() -> None:
     timing = {"rounds": 1, "repeated": 0, "concurrency": 1, "cold_wall": 1, "statistics": {}}
     assert evidence(build.span(timing=timing), ["http_requests", "response_bytes"]) == []
+
+
+def test_an_index_that_begins_as_another_one_is_that_one() -> None:
+    def scanning(operation: str, columns: str) -> Tally:
+        index = f'op.create_index("ix", "t", [{columns}])'
+        return build.tally(operation, sums={"full_scans": 1}, facts={"index": index})
+
+    short = scanning("SELECT a FROM t", '"a"')
+    others = [
+        scanning("SELECT b FROM t", '"a", "b"'),
+        scanning("SELECT c FROM t", '"ab"'),
+        scanning("SELECT d FROM t", '"b", "a"'),
+    ]
+    lines = evidence(build.span(short, *others), ["sql_full_scans"])
+    assert [line.partition("[")[2] for line in lines if "fix" in line] == [
+        '"a", "b"])', '"a", "b"])', '"ab"])', '"b", "a"])',
+    ]  # fmt: skip

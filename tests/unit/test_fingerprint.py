@@ -402,3 +402,21 @@ def test_what_is_cut_within_a_list_of_keys_is_one_statement_whatever_the_keys() 
 def test_a_long_statement_is_cut_in_its_columns_first(text: str, width: int, short: str) -> None:
     assert shorten(text, width) == short
     assert len(short) <= width
+
+
+@pytest.mark.parametrize(
+    ("sql", "offset"),
+    [
+        ("SELECT a FROM t LIMIT ? OFFSET ?", 1),
+        ("SELECT a FROM t LIMIT %(n)s::INTEGER OFFSET %(skipped)s::INTEGER", "skipped"),
+        ("SELECT a FROM t WHERE b = $1 LIMIT $2 OFFSET $3", 2),
+        ("SELECT a FROM t LIMIT %s, %s", 0),
+        ("SELECT a FROM t WHERE b = ? OFFSET ? ROWS FETCH FIRST ? ROWS ONLY", 1),
+        ("SELECT a FROM (SELECT a FROM t LIMIT ? OFFSET ?) u JOIN v ON a = b", 1),
+        ("SELECT a FROM t LIMIT ?", None),
+        ("SELECT a FROM t LIMIT 10 OFFSET 2000", None),
+        ("UPDATE t SET a = ?", None),
+    ],
+)
+def test_the_parameter_that_skips_rows_is_found(sql: str, offset: int | str | None) -> None:
+    assert fingerprint(sql).offset == offset

@@ -17,7 +17,7 @@ _TIMES = {
 }  # fmt: skip
 # Known where something was timed, or asked of a contract, or answered.
 _UNKNOWN = {
-    "sql_full_scans", "pool_peak", "tx_longest", "cache_hit_ratio",
+    "sql_full_scans", "sql_sorts", "pool_peak", "tx_longest", "cache_hit_ratio",
     "cache_rereads", "cache_differences", "cache_recomputations",
     "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
     "cpu_time", "cpu_percent", "memory_peak", "memory_growth", "memory_percent", "alloc_peak",
@@ -29,7 +29,8 @@ _CHILD = span(
     tally(
         "SELECT b FROM u",
         count=2,
-        sums={"roundtrips": 3, "rows": 5, "seconds": 0.25, "errors": 1, "full_scans": 1},
+        sums={"roundtrips": 3, "rows": 5, "seconds": 0.25, "errors": 1, "full_scans": 1,
+              "sorts": 1, "deep_offsets": 1, "unbounded": 1},
         peaks={"seconds": 0.2},
     ),
     tally("COMMIT", kind="transaction", count=0, sums={"commits": 2}),
@@ -76,7 +77,11 @@ _WHOLE = span(
         sums={"roundtrips": 20, "rows": 40, "seconds": 0.5},
         peaks={"seconds": 0.1},
     ),
-    tally("UPDATE t SET a = ?", kind="write", sums={"roundtrips": 1, "full_scans": 1}),
+    tally(
+        "UPDATE t SET a = ?",
+        kind="write",
+        sums={"roundtrips": 1, "full_scans": 1, "deep_offsets": 3},
+    ),
     tally("SAVEPOINT a", kind="transaction", count=9, sums={"roundtrips": 9, "seconds": 9.0}),
     tally("wait", kind="transaction", count=0, sums={"waits": 2, "pool_wait": 0.25}),
     tally("leak", kind="transaction", count=0, sums={"leaks": 2}),
@@ -152,6 +157,9 @@ _WHOLE = span(
         ("sql_commits", 2),
         ("sql_errors", 1),
         ("sql_full_scans", 2),
+        ("sql_sorts", 1),
+        ("sql_deep_offsets", 2),
+        ("sql_unbounded", 1),
         ("pool_peak", 0.75),
         ("pool_wait", 0.75),
         ("pool_leaks", 3),

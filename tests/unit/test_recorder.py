@@ -395,7 +395,7 @@ def test_a_measurement_is_a_mapping_of_the_metrics_that_have_a_value(recorder: R
     with recorder.measure("block") as block:
         pass
     unknown = {
-        "pool_peak", "tx_longest", "sql_full_scans", "cache_hit_ratio",
+        "pool_peak", "tx_longest", "sql_full_scans", "sql_sorts", "cache_hit_ratio",
         "cache_rereads", "cache_differences", "cache_recomputations",
         "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
         "cpu_time", "cpu_percent", "memory_peak", "memory_growth", "memory_percent", "alloc_peak",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from alembic import context, op
 
-from sample_app.broken import left_out_indexes
+from sample_app.broken import left_out_indexes, ordered_columns
 from sample_app.core.traps import Traps
 
 revision = "0002"
@@ -28,10 +28,11 @@ INDEXES = (
 
 def upgrade() -> None:
     """Apply this step."""
-    left_out = left_out_indexes(context.config.attributes.get("traps", Traps()))
+    traps = context.config.attributes.get("traps", Traps())
+    left_out = left_out_indexes(traps)
     for name, table, columns, unique in INDEXES:
         if name not in left_out:
-            op.create_index(name, table, columns, unique=unique)
+            op.create_index(name, table, ordered_columns(traps, name, columns), unique=unique)
 
 
 def downgrade() -> None:

@@ -167,3 +167,16 @@ def test_a_bad_change_is_refused(client: TestClient, change: dict[str, object]) 
 
 def test_health_needs_no_database(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_user_is_found_by_address_in_any_case(client: TestClient) -> None:
+    owner = client.get(f"{URL}/7").json()["owner"]
+    for email in (owner["email"], owner["email"].upper()):
+        assert client.get("/api/users/by-email", params={"email": email}).json() == owner
+
+
+@pytest.mark.parametrize(
+    ("email", "status"), [("nobody@example.com", 404), ("", 422), ("a\0b", 422), ("a" * 321, 422)]
+)
+def test_an_address_that_nobody_has(client: TestClient, email: str, status: int) -> None:
+    assert client.get("/api/users/by-email", params={"email": email}).status_code == status

@@ -43,9 +43,14 @@ def test_filters_and_sorting_add_no_statement(reader: TestClient, perf: Perf) ->
     assert 0 < narrowed["sql_rows"] < plain["sql_rows"]
 
 
-@pytest.mark.perf_budget(sql_queries=2, sql_n_plus_one=0, sql_duplicates=0, sql_full_scans=0)
+@pytest.mark.perf_budget(
+    sql_queries=2, sql_n_plus_one=0, sql_duplicates=0, sql_full_scans=0, sql_deep_offsets=0
+)
 class TestKeyset:
-    """Walking by key: no total, no OFFSET, and every page found by the primary key."""
+    """Walking by key: no total, no OFFSET, and every page found by the primary key.
+
+    Trap: deep_offset.
+    """
 
     def test_near_the_start(self, reader: TestClient) -> None:
         assert len(reader.get("/api/resources/after?after=20").json()["items"]) == 20
