@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Any, NamedTuple
 
 from pytest_perfguard.errors import GrowthError, LimitError, MetricError
@@ -16,6 +17,7 @@ from pytest_perfguard.growth import (
     FEWEST_TIMED,
     GROWTHS,
     LEAST_RANGE,
+    Fit,
     Growth,
     Operation,
     allowed,
@@ -219,12 +221,16 @@ def scales(
                 times[-1].append((yield from _timed(job, run)))
             yield from clean.forget()
             yield from job.unmeasured(flush)
+            is_last = size == contract.sizes[-1]
+            # Before the block, which is not to be charged with it.
+            fitted = fit(contract.sizes, times) if contract.cpu and is_last else None
             measurement = job.open(f"n = {size}", asked=contract.asked)
             try:
                 results.append(_amount((yield run())))
                 spans.append(job.guard.recorder.freeze(measurement.opened))
-                if size == contract.sizes[-1]:
-                    verdicts = judge(job.where, contract, spans, measurement.opened, times)
+                if is_last:
+                    verdicts = judge(job.where, contract, spans, measurement.opened)
+                    verdicts += _judge_times(job.where, contract, spans[-1], times, fitted)
             finally:
                 measurement.close()
             measurements.append(measurement)
@@ -354,18 +360,16 @@ def judge(
     contract: Contract,
     spans: Sequence[Span],
     last: OpenSpan,
-    times: Sequence[Sequence[float]] = (),
 ) -> list[Verdict]:
     """Return the verdicts on what was measured, about the largest size.
 
     Args:
         spans: one for each size.
         last: the last of them, which is told why it is over its limits.
-        times: CPU times of several calls at each size, in seconds.
     """
     verdicts: list[Verdict] = []
     told: list[list[str]] = []
-    for verdict, lines in _judged(where, contract, spans, times):
+    for verdict, lines in _judged(where, contract, spans):
         verdicts.append(verdict)
         # What is made up of the same operations needs to be told once.
         if lines and lines[1:] not in told:
@@ -378,12 +382,9 @@ def _judged(
     where: str,
     contract: Contract,
     spans: Sequence[Span],
-    times: Sequence[Sequence[float]],
 ) -> Iterator[tuple[Verdict, list[str]]]:
     for limit in contract.limits:
         if limit.metric.name == CPU:
-            if any(times):
-                yield _judge_time(where, limit, contract.sizes, spans[-1], times), []
             continue
         values = _values(limit.metric, spans)
         if values is None:
@@ -477,30 +478,35 @@ def _rate(slope: float, unit: Unit) -> str:
     return f"{slope:.3g}" if unit is Unit.COUNT else show(slope, unit)
 
 
-def _judge_time(
+def _judge_times(
     where: str,
-    limit: Limit,
-    sizes: Sequence[int],
+    contract: Contract,
     span: Span,
     times: Sequence[Sequence[float]],
-) -> Verdict:
-    found = fit(sizes, times)
-    status = judge_fit(limit.growth, sizes, found)
-    first, last = (sorted(of_size)[len(of_size) // 2] for of_size in (times[0], times[-1]))
-    ratio = limit.growth.of(sizes[-1]) / limit.growth.of(sizes[0])
+    found: Fit | None,
+) -> list[Verdict]:
+    """Return the verdict on CPU time, if it is asked for."""
+    growth, sizes = contract.cpu, contract.sizes
+    if growth is None or found is None:
+        return []
+    status = judge_fit(growth, sizes, found)
+    first, last = median(times[0]), median(times[-1])
+    most = first * growth.of(sizes[-1]) / growth.of(sizes[0])
     reason = "" if status is Status.OK else f"it grows as {found} at these sizes"
     if status is Status.UNDECIDED:
         reason += ": too uncertain to say more"
-    return Verdict(
-        CPU,
-        span.name,
-        last,
-        first * ratio if status is Status.OVER else max(first * ratio, last),
-        status,
-        Level.WARN if status is Status.UNDECIDED else Level.FAIL,
-        f"{where}, {limit.growth.name}",
-        reason,
-    )
+    return [
+        Verdict(
+            CPU,
+            span.name,
+            last,
+            most if status is Status.OVER else max(most, last),
+            status,
+            Level.WARN if status is Status.UNDECIDED else Level.FAIL,
+            f"{where}, {growth.name}",
+            reason,
+        )
+    ]
 
 
 def table(sizes: Sequence[int], spans: Sequence[Span], limits: Sequence[Limit]) -> list[str]:

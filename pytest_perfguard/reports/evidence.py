@@ -75,6 +75,8 @@ def headline(record: Record) -> str:
         parts.append(f"{over} {budgets} exceeded")
     if unproven := statuses.count((Rule.BUDGET, Status.UNPROVEN)):
         parts.append(f"{unproven} {budgets} unproven")
+    if unclear := statuses.count((Rule.BUDGET, Status.UNDECIDED)):
+        parts.append(f"{unclear} {budgets} undecided")
     if worse := statuses.count((Rule.BASELINE, Status.REGRESSED)):
         parts.append(f"{worse} metric{'' if worse == 1 else 's'} worse than the baseline")
     if slower := statuses.count((Rule.TIMES, Status.REGRESSED)):

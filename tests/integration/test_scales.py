@@ -374,6 +374,66 @@ def test_levels_and_waivers_hold_for_growth(
     assert over(records()["test_warned"]) == {"sql_queries", "sql_roundtrips"}
 
 
+TIMED = """
+from itertools import cycle
+
+
+def burn(units):
+    for _ in range(units):
+        sum(range(200))
+
+
+def timed(perf, cost, limit):
+    size = [0]
+
+    def populate(n):
+        size[0] = n
+
+    def run():
+        burn(cost(size[0]))
+        return [0] * size[0]
+
+    perf.scales(populate, run, sizes=(20, 40, 80, 160, 320), cpu_time=limit)
+
+
+"""
+
+
+def test_time_is_judged_where_it_is_asked_for(
+    suite: Callable[..., None], run_once: Run, records: Records
+) -> None:
+    suite(
+        TIMED
+        + dedent("""
+        def test_square(perf):
+            timed(perf, lambda n: n * n // 4, "O(n)")
+
+        def test_line(perf):
+            timed(perf, lambda n: 10 * n, "O(n)")
+
+        def test_anything(perf):
+            costs = cycle([1, 60, 3, 1, 80])
+            timed(perf, lambda n: n * next(costs), "O(n)")
+        """)
+    )
+    result = run_once("--perfguard-json=run.json")
+    result.assert_outcomes(passed=2, failed=1)
+    found = {name: record.verdicts[0].status for name, record in records().items()}
+    assert found == {
+        "test_square": Status.OVER,
+        "test_line": Status.OK,
+        "test_anything": Status.UNDECIDED,
+    }
+    result.stdout.fnmatch_lines(
+        [
+            "  cpu_time  * > *   perf.scales, test_growth.py:*, O(n)",
+            "      it grows as n^[12].* (95 % interval * to *) at these sizes",
+            "warning: test_growth.py::test_anything: 1 of 1 budget undecided in block 'n = 320'",
+            "      it grows as n^* at these sizes: too uncertain to say more",
+        ]
+    )
+
+
 # -- the mark ------------------------------------------------------------------------------------
 
 
