@@ -75,7 +75,8 @@ class ScaledEndpoints:
 
     def _lines(self) -> Iterator[str]:
         for endpoint in self.judged:
-            yield f"{endpoint.name}{': grows' if endpoint.grows else ''}"
+            same = "" if any_grows(endpoint.spans) else ": the same at every size"
+            yield f"{endpoint.name}{': grows' if endpoint.grows else same}"
             lines = table(self.contract.sizes, endpoint.spans, self.contract.limits)
             yield from (f"  {line}" for line in lines)
         for endpoint in self.endpoints:
@@ -195,6 +196,7 @@ def _ask(
     size: int,
 ) -> Steps:
     """Ask once to warm up and once measured, in a block that is called as the endpoint is."""
+    __tracebackhide__ = True
     get = partial(client.get, endpoint.url)
     yield from clean.forget()
     yield from job.unmeasured(get)

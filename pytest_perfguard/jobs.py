@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.budgets import Budget, requested
-from pytest_perfguard.errors import CacheError
+from pytest_perfguard.errors import CacheError, RoundError
 from pytest_perfguard.model import Level, Site, Span, Verdict
 from pytest_perfguard.recorder import Measurement
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_perfguard.guard import Guard
 
 Steps = Generator[Any, Any, Any]
+_WORKED = range(200, 400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,24 @@ class Job:
             yield call()
         finally:
             recorder.close(span, keep=False)
+
+    def refuse_error(self, result: object, at: str) -> None:
+        """Refuse the response of an HTTP client that is an error: what it costs says nothing.
+
+        Args:
+            at: which call it was, such as ``n = 50``.
+
+        Raises:
+            RoundError: if its status is not 2xx or 3xx.
+        """
+        __tracebackhide__ = True
+        status = getattr(result, "status_code", None)
+        if isinstance(status, int) and status not in _WORKED:
+            raise RoundError(
+                f"{self.where}, {at}",
+                f"it answered {status}: what an error costs says nothing. Ask for what works, or "
+                "return something else than the response if that is what you mean",
+            )
 
     def judge(self, span: Span, budgets: Iterable[Budget]) -> None:
         """Judge a block together with its test."""

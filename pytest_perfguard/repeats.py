@@ -166,6 +166,7 @@ def repeat(
         opened = recorder.open(name, "call", asked=asked)
         try:
             result = yield call()
+            job.refuse_error(result, "the first call")
         finally:
             span = recorder.close(opened, keep=False)
         if job.guard.profiling:

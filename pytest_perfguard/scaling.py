@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from pytest_perfguard.errors import GrowthError, LimitError, MetricError
-from pytest_perfguard.findings import place
+from pytest_perfguard.findings import WAIVABLE, place
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.growth import (
     FEWEST_SIZES,
@@ -43,7 +43,7 @@ _MAX_LEAVES = 100_000
 # What may grow with the data where nothing else is said: what is fetched and sent.
 _LINEAR = ("sql_rows",)
 # Whether these are more than before says nothing that the others do not say.
-_UNJUDGED = ("http_requests", "http_errors", "sql_errors", "cache_errors")
+_UNJUDGED = ("http_requests", "http_errors", "sql_errors", "cache_errors", *WAIVABLE)
 # What grows as the other does, by how it is made: the limit of the one is that of the other.
 _FOLLOW = {"sql_roundtrips": "sql_queries", "cache_roundtrips": "cache_commands"}
 _ADVICE = {
@@ -226,7 +226,10 @@ def scales(
             fitted = fit(contract.sizes, times) if contract.cpu and is_last else None
             measurement = job.open(f"n = {size}", asked=contract.asked)
             try:
-                results.append(_amount((yield run())))
+                result = yield run()
+                job.refuse_error(result, f"n = {size}")
+                results.append(_amount(result))
+                del result
                 spans.append(job.guard.recorder.freeze(measurement.opened))
                 if is_last:
                     verdicts = judge(job.where, contract, spans, measurement.opened)

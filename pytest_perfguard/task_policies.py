@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -210,6 +211,9 @@ def _run(
 
     signals.task_retry.connect(retried, weak=False)
     signals.task_prerun.connect(begun, weak=False)
+    # It would log each planted failure with its traceback.
+    log = logging.getLogger("celery.app.trace")
+    quiet, log.disabled = log.disabled, True
     try:
         result = task.apply(tuple(args), dict(kwargs or {}), throw=False)
         while again:
@@ -221,6 +225,7 @@ def _run(
             signature = again.pop()
             result = signature.apply(retries=len(countdowns), throw=False)
     finally:
+        log.disabled = quiet
         signals.task_retry.disconnect(retried)
         signals.task_prerun.disconnect(begun)
     outcomes = {"SUCCESS": "succeeded", "FAILURE": "failed"}

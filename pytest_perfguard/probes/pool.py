@@ -205,7 +205,7 @@ class Pools:
             (
                 f"{used} of {limit} connections of {name} in use at once, checked out",
                 *(f"{count}x at {line}" for line, count in lines.most_common()),
-                *([f"{earlier}x before that was measured"] if earlier > 0 else []),
+                *([f"{earlier}x before it began, or not opened yet"] if earlier > 0 else []),
                 _FIX,
             )
         )

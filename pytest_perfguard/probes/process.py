@@ -80,7 +80,7 @@ class ProcessProbe:
         if "cpu_percent" not in span.peaks and span.kind != "request":
             span.facts["cpu_percent"] = (
                 f"{span.name} took less than {show(SHORTEST, Unit.SECONDS)}, too short for a share "
-                "of its time"
+                "of its time: do more in it, or budget cpu_time"
             )
         if self._sampler is not None and span in self._sampler:
             self._end(span, usage)
@@ -142,8 +142,8 @@ class ProcessProbe:
             span.facts["memory_growth"] = (
                 f"resident memory: {_size(sampling.start)} at the start, {_size(after)} at the end,"
                 " each after gc.collect()\n"
-                "    fix: let go of what is done with; perf.repeat(call, memory_growth=...) finds "
-                "the line"
+                "    fix: let go of what is done with; all of the test counts here: "
+                "perf.repeat(call, memory_growth=...) tells what stays of each call, and the line"
             )
 
 

@@ -362,7 +362,7 @@ class TaskProbe:
         reasons = []
         for tally in dict.fromkeys(sent.tally for sent in left):
             number = sum(sent.tally is tally for sent in left)
-            of = f"{number} of {max(tally.count, number)} tasks {tally.name}"
+            of = f"{number} of {max(tally.count, number)} messages of {tally.name}"
             at = f"published at {tally.site.file}:{tally.site.line}" if tally.site else "published"
             reasons.append(f"{of} {at}")
         listed = "; ".join(reasons)
@@ -370,8 +370,9 @@ class TaskProbe:
             assert self._spans is not None
             seconds = self._spans.settings.task_timeout
             text = (
-                f"{listed} were not run within {seconds:g} s, or no worker told of it: start the "
-                "worker with -I pytest_perfguard.celery_worker, or raise perfguard_task_timeout"
+                f"{listed}: not run within {seconds:g} s, or no worker told of it: start the "
+                "worker with -I pytest_perfguard.celery_worker, raise perfguard_task_timeout, or "
+                "let tasks run at once: task_always_eager"
             )
         else:
             text = f"nobody waited for {listed}: that is only done where a budget needs their runs"

@@ -65,26 +65,27 @@ def changed(verdicts: Iterable[Verdict]) -> list[str]:
     ]
 
 
+_HEADLINES = {
+    (Rule.BUDGET, Status.OVER): "{number} {budgets} exceeded",
+    (Rule.BUDGET, Status.UNPROVEN): "{number} {budgets} unproven",
+    (Rule.BUDGET, Status.UNDECIDED): "{number} {budgets} undecided",
+    (Rule.BASELINE, Status.REGRESSED): "{number} metric{s} worse than the baseline",
+    (Rule.TIMES, Status.REGRESSED): "{number} metric{s} worse than the stored times",
+    (Rule.TIMES, Status.UNDECIDED): "{number} time{s} undecided",
+    (Rule.BASELINE, Status.UNPROVEN): "{number} baseline{s} unproven",
+}
+
+
 def headline(record: Record) -> str:
     """Return how many budgets and baselines were not kept, and where."""
     statuses = [(verdict.rule, verdict.status) for verdict in record.breaches]
     total = sum(v.rule is Rule.BUDGET and not v.idle for v in record.verdicts)
     budgets = f"of {total} budget{'' if total == 1 else 's'}"
-    parts = []
-    if over := statuses.count((Rule.BUDGET, Status.OVER)):
-        parts.append(f"{over} {budgets} exceeded")
-    if unproven := statuses.count((Rule.BUDGET, Status.UNPROVEN)):
-        parts.append(f"{unproven} {budgets} unproven")
-    if unclear := statuses.count((Rule.BUDGET, Status.UNDECIDED)):
-        parts.append(f"{unclear} {budgets} undecided")
-    if worse := statuses.count((Rule.BASELINE, Status.REGRESSED)):
-        parts.append(f"{worse} metric{'' if worse == 1 else 's'} worse than the baseline")
-    if slower := statuses.count((Rule.TIMES, Status.REGRESSED)):
-        parts.append(f"{slower} metric{'' if slower == 1 else 's'} worse than the stored times")
-    if undecided := statuses.count((Rule.TIMES, Status.UNDECIDED)):
-        parts.append(f"{undecided} time{'' if undecided == 1 else 's'} undecided")
-    if unseen := statuses.count((Rule.BASELINE, Status.UNPROVEN)):
-        parts.append(f"{unseen} baseline{'' if unseen == 1 else 's'} unproven")
+    parts = [
+        text.format(number=number, budgets=budgets, s="" if number == 1 else "s")
+        for key, text in _HEADLINES.items()
+        if (number := statuses.count(key))
+    ]
     if record.is_new and record.errors:
         parts.append("no baseline to compare with")
     if errors := len(record.errors) - record.is_new:

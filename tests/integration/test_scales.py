@@ -718,3 +718,35 @@ def test_routes_of_starlette_and_a_client_of_ones_own(
     result.stdout.fnmatch_lines(
         ["perfguard: 2 of * budgets exceeded in block 'GET /api/lazy, n = 50'"]
     )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "perf.scales(populate, lambda: client.get('/rows'), sizes=(2, 10))",
+        "perf.repeat(lambda: client.get('/nowhere'), times=20, warmup=0, memory_growth='1KiB')",
+    ],
+)
+def test_what_an_error_costs_says_nothing(
+    suite: Callable[..., None], run_once: Run, call: str
+) -> None:
+    suite(
+        f"""
+        from fastapi import FastAPI
+        from fastapi.testclient import TestClient
+
+        app = FastAPI()
+
+        @app.get("/rows")
+        def rows():
+            found = list_eagerly()
+            return found if len(found) < 10 else 1 / 0
+
+        def test_error(perf):
+            with TestClient(app, raise_server_exceptions=False) as client:
+                {call}
+        """
+    )
+    result = run_once()
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"E .*RoundError: perf\.\w+, .*: it answered (404|500): what an"])

@@ -284,17 +284,18 @@ def test_what_no_worker_runs_is_unproven(
         def test_nobody_waits(perf):
             with perf.measure("block", task_published=1) as measured:
                 jobs.crash.delay()
-            with pytest.raises(KeyError, match="nobody waited for 1 of 1 tasks jobs.crash publish"):
+            with pytest.raises(KeyError, match="nobody waited for 1 of 1 messages of jobs"):
                 measured["task_runs"]
         """
     )
     result = run("-q", "--perfguard-task-timeout=0")
     result.assert_outcomes(failed=1, passed=1)
     why = (
-        "1 of 1 tasks jobs.crash published at test_what_no_worker_runs_is_unproven.py:6; 1 of 1 "
-        "tasks jobs.crash published at test_what_no_worker_runs_is_unproven.py:7 were not run "
-        "within 0 s, or no worker told of it: start the worker with -I "
-        "pytest_perfguard.celery_worker, or raise perfguard_task_timeout"
+        "1 of 1 messages of jobs.crash published at test_what_no_worker_runs_is_unproven.py:6; "
+        "1 of 1 messages of jobs.crash published at test_what_no_worker_runs_is_unproven.py:7: "
+        "not run within 0 s, or no worker told of it: start the worker with -I "
+        "pytest_perfguard.celery_worker, raise perfguard_task_timeout, or let tasks run at once: "
+        "task_always_eager"
     )
     result.stdout.fnmatch_lines(
         [

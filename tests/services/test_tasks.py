@@ -194,9 +194,9 @@ def test_a_worker_that_does_not_tell_leaves_the_runs_unproven(idle: Shop) -> Non
         measured = measured_by(lambda: idle.task("look").delay(1), timeout=1)  # unheard
     assert tasks(measured) == {"published": 1}
     assert done(measured).facts["task_runs"] == (
-        f"1 of 1 tasks shop.look published at {here('unheard')} were not run within 1 s, or no "
-        "worker told of it: start the worker with -I pytest_perfguard.celery_worker, or raise "
-        "perfguard_task_timeout"
+        f"1 of 1 messages of shop.look published at {here('unheard')}: not run within 1 s, or no "
+        "worker told of it: start the worker with -I pytest_perfguard.celery_worker, raise "
+        "perfguard_task_timeout, or let tasks run at once: task_always_eager"
     )
 
 
@@ -210,7 +210,11 @@ def test_a_worker_that_is_killed_leaves_the_runs_unproven(idle: Shop, pool: str)
 
         measured = measured_by(checkout, timeout=3)
     assert tasks(measured) == {"published": 2}
-    assert done(measured).facts["task_failures"].startswith("1 of 1 tasks shop.die published at ")
+    assert (
+        done(measured)
+        .facts["task_failures"]
+        .startswith("1 of 1 messages of shop.die published at ")
+    )
 
 
 def test_a_worker_tells_nothing_of_tasks_that_nobody_asked_for(idle: Shop) -> None:
