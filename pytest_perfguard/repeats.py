@@ -397,7 +397,7 @@ def _facts(
     shown = [found]
     for line in lines:
         each = f"{_size(line.size / times)} in {line.blocks / times:.3g} blocks a call"
-        shown += [f"    {line.shown} ({each})", *([f"    {line.text}"] if line.text else [])]
+        shown += [f"    {line.shown}, {each}", *([f"    {line.text}"] if line.text else [])]
     shown.append(
         "    fix: bound what is kept, as functools.lru_cache(maxsize=...) does, remove it from its "
         "container when it is done with, or close what is opened"

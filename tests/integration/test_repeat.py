@@ -104,7 +104,7 @@ def test_a_leak_is_named_with_its_size_its_line_and_the_fix(
             "perfguard: 1 of 1 budget exceeded in leaks",
             "  memory_growth  10.* KiB > 1 KiB   perf.repeat, test_leaks.py:5",
             "each call leaves 10.* KiB behind (* KiB to * KiB, 99 % interval), over 100 calls*",
-            "    at leaky.py:9 (10.* KiB in * blocks a call)",
+            "    at leaky.py:9, 10.* KiB in * blocks a call",
             "    kept[[]next(numbers)[]] = bytes(10 * 1024)",
             "    fix: bound what is kept, as functools.lru_cache(maxsize=...) does, *",
         ]

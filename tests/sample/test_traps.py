@@ -315,10 +315,11 @@ def test_trap_is_caught_with_its_cause(tmp_path: Path, trap: str, options: tuple
     for expected in (
         f" {seen.breach} ",
         seen.cause,
-        f" at {seen.file}:{line_of(seen.file, seen.line)} ",
         f" {seen.advice}",
     ):
         assert f"\n{expected}" in section, section
+    place = re.escape(f"{seen.file}:{line_of(seen.file, seen.line)}")
+    assert re.search(rf"^ at {place}\b", section, re.MULTILINE), section
 
 
 @in_both_ways
