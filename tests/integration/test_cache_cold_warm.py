@@ -37,6 +37,15 @@ def through(key, stored=None):
 
 
 @pytest.fixture
+def run(run_once: Run) -> Run:
+    """Run pytest in one process: a contract is judged where its test runs.
+
+    That workers of pytest-xdist send on what it found is a test of its own.
+    """
+    return run_once
+
+
+@pytest.fixture
 def name(pytester: pytest.Pytester) -> str:
     """Write the shop with its cache; the name under which its keys stand."""
     return write(pytester)

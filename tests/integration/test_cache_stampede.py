@@ -28,6 +28,15 @@ KEY = f"{NAME}:7"
 
 
 @pytest.fixture
+def run(run_once: Run) -> Run:
+    """Run pytest in one process: a contract is judged where its test runs.
+
+    That workers of pytest-xdist send on what it found is a test of its own.
+    """
+    return run_once
+
+
+@pytest.fixture
 def suite(pytester: pytest.Pytester) -> Callable[[str], None]:
     """Write a test file that has everything imported, and the shop with its cache."""
     write(pytester)
