@@ -42,8 +42,8 @@ _MAX_SHOWN = 3
 _MAX_LEAVES = 100_000
 # What may grow with the data where nothing else is said: what is fetched and sent.
 _LINEAR = ("sql_rows",)
-# Whether these are more than before says nothing that the others do not say.
-_UNJUDGED = ("http_requests", "http_errors", "sql_errors", "cache_errors", *WAIVABLE)
+# Candidates are shown with what grows; errors have budgets of their own.
+_UNJUDGED = ("http_errors", "sql_errors", "cache_errors", "task_failures", *WAIVABLE)
 # What grows as the other does, by how it is made: the limit of the one is that of the other.
 _FOLLOW = {"sql_roundtrips": "sql_queries", "cache_roundtrips": "cache_commands"}
 _ADVICE = {
@@ -473,7 +473,7 @@ def _told(
             yield f"    {shorten(tally.operation, 96)}"
         advice = tally.fix or _ADVICE.get(tally.probe)
         # It is about what is done again and again, not about what comes of it.
-        if advice and limit.growth.is_constant and tally.count == part.values[-1]:
+        if advice and limit.growth.is_constant and not _is_amount(limit.metric):
             yield f"    fix: {advice}"
 
 

@@ -374,6 +374,38 @@ def test_levels_and_waivers_hold_for_growth(
     assert over(records()["test_warned"]) == {"sql_queries", "sql_roundtrips"}
 
 
+def test_requests_to_others_are_named_too(suite: Callable[..., None], run_once: Run) -> None:
+    suite(
+        """
+        import httpx
+
+        def answer(request):
+            return httpx.Response(200, json={"price": 1})
+
+        prices = httpx.Client(transport=httpx.MockTransport(answer), base_url="http://prices")
+
+        def run():
+            with Session(engine) as session:
+                ids = session.scalars(select(Resource.id)).all()
+            return [prices.get(f"/prices/{id}").json() for id in ids]
+
+        def test_prices(perf):
+            perf.scales(populate, run, sizes=SIZES)
+        """
+    )
+    result = run_once()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "  http_requests  50 > 2   perf.scales, test_growth.py:*, O(1)",
+            "http_requests: 2, 10, 50 at n = 2, 10, 50: grows by more than O(1)",
+            "    GET /prices/{id}: 2, 10, 50: 1 more for each",
+            "    at test_growth.py:* in run",
+            "    fix: ask for all of them in one request",
+        ]
+    )
+
+
 TIMED = """
 from itertools import cycle
 
