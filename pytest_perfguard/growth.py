@@ -20,6 +20,8 @@ from pytest_perfguard.model import Span, Status, Tally
 # What a count may differ from a straight line by rounding, and a size by how it is encoded.
 _COUNT_TOLERANCE, _SIZE_TOLERANCE = 0.10, 0.25
 _COUNT_SLACK, _SIZE_SLACK = 1.0, 64.0
+# Resident memory: what an allocator takes and keeps in steps of its own.
+RESIDENT_SLACK = 4.0 * 2**20
 # One more, once, is a branch that small data does not take. Two more is growth.
 _LEAST_GROWTH = 2
 FEWEST_SIZES = 3
@@ -132,7 +134,12 @@ def operations(spans: Sequence[Span], measure: Callable[[Span], float | None]) -
 
 
 def allowed(
-    growth: Growth, sizes: Sequence[int], values: Sequence[float], *, is_size: bool
+    growth: Growth,
+    sizes: Sequence[int],
+    values: Sequence[float],
+    *,
+    is_size: bool,
+    slack: float | None = None,
 ) -> float:
     """Return the most that the last value may be if it grows no faster than it may.
 
@@ -143,9 +150,11 @@ def allowed(
     Args:
         values: one for each size, the sizes rising.
         is_size: they are bytes.
+        slack: what may be added in any case; one for counts and 64 for bytes by default.
     """
     tolerance = 1 + (_SIZE_TOLERANCE if is_size else _COUNT_TOLERANCE)
-    slack = _SIZE_SLACK if is_size else _COUNT_SLACK
+    if slack is None:
+        slack = _SIZE_SLACK if is_size else _COUNT_SLACK
     if growth.is_constant:
         return values[0] * (tolerance if is_size else 1) + slack
     scaled = [growth.of(size) for size in sizes]

@@ -17,6 +17,7 @@ from pytest_perfguard.growth import (
     FEWEST_TIMED,
     GROWTHS,
     LEAST_RANGE,
+    RESIDENT_SLACK,
     Fit,
     Growth,
     Operation,
@@ -427,7 +428,8 @@ def _judge(
         # Each operation by itself: one more of several, once, is no growth.
         most = values[-1] - sum(part.rise for part in growing)
     else:
-        most = allowed(limit.growth, sizes, values, is_size=metric.unit is Unit.BYTES)
+        slack = RESIDENT_SLACK if metric.probe == "process" else None
+        most = allowed(limit.growth, sizes, values, is_size=metric.unit is Unit.BYTES, slack=slack)
     over = values[-1] > most
     verdict = Verdict(
         metric.name,

@@ -406,6 +406,40 @@ def test_requests_to_others_are_named_too(suite: Callable[..., None], run_once: 
     )
 
 
+def test_memory_is_judged_where_it_is_asked_for(
+    suite: Callable[..., None], run_once: Run, failed: Failed
+) -> None:
+    suite(
+        """
+        def grow(perf, mebibytes, limit):
+            size = [0]
+
+            def populate(n):
+                size[0] = n
+
+            def run():
+                held = bytearray(mebibytes(size[0]) * 2**20)
+                return [0] * size[0] if held else []
+
+            perf.scales(populate, run, sizes=(5, 10, 20), memory_peak=limit)
+
+        def test_square(perf):
+            grow(perf, lambda n: n * n // 4, "O(n)")
+
+        def test_line(perf):
+            grow(perf, lambda n: n, "O(n)")
+
+        def test_little(perf):
+            grow(perf, lambda n: 1 + n // 10, "O(1)")
+        """
+    )
+    result = run_once()
+    assert failed(result) == ["test_square"]
+    result.stdout.fnmatch_lines(
+        ["  memory_peak  100 MiB > *   perf.scales, test_growth.py:*, O(n)"]
+    )
+
+
 TIMED = """
 from itertools import cycle
 
