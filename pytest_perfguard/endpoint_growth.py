@@ -118,20 +118,17 @@ def _endpoint(path: str, url: str, *, is_skipped: bool) -> Endpoint:
     return endpoint
 
 
-def _paths(app: Any) -> Iterator[str]:
-    if callable(getattr(app, "openapi", None)):
+def _paths(app: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the GET routes of an application and of those that are mounted in it."""
+    has_schema = callable(getattr(app, "openapi", None))
+    if has_schema:
         paths = app.openapi().get("paths", {})
-        yield from (path for path, operations in paths.items() if "get" in operations)
-    else:
-        yield from _paths_of(getattr(app, "routes", ()), "")
-
-
-def _paths_of(routes: Sequence[Any], prefix: str) -> Iterator[str]:
-    for route in routes:
+        yield from (prefix + path for path, operations in paths.items() if "get" in operations)
+    for route in getattr(app, "routes", ()):
         path = prefix + getattr(route, "path", "")
-        if inner := getattr(route, "routes", None):
-            yield from _paths_of(inner, path)
-        elif "GET" in (getattr(route, "methods", None) or ()):
+        if type(route).__name__ == "Mount":
+            yield from _paths(route.app, path)
+        elif not has_schema and "GET" in (getattr(route, "methods", None) or ()):
             yield _CONVERTER.sub(r"{\1}", path)
 
 

@@ -11,7 +11,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from pytest_perfguard.errors import LimitError
@@ -24,6 +24,9 @@ _COUNT_SLACK, _SIZE_SLACK = 1.0, 64.0
 RESIDENT_SLACK = 4.0 * 2**20
 # One more, once, is a branch that small data does not take. Two more is growth.
 _LEAST_GROWTH = 2
+# Different operations at one line: so many more, and more still with the largest data, are one that
+# is written otherwise each time. Fewer may be what little data has no use for.
+_LEAST_SPREAD = 5
 FEWEST_SIZES = 3
 FEWEST_TIMED = 5
 # The largest size over the smallest: a machine that slows down meanwhile by a third, which is as
@@ -99,8 +102,8 @@ class Operation:
 
     @property
     def grows(self) -> bool:
-        """Whether there was more and more of it: more than one once, and most at the end."""
-        return self.rise >= _LEAST_GROWTH and self.values[-1] >= max(self.values)
+        """Whether there was more and more of it: more than one once, and not far less at last."""
+        return self.rise >= _LEAST_GROWTH and self.values[-1] * 2 >= max(self.values)
 
 
 def slopes(sizes: Sequence[float], values: Sequence[float]) -> list[float]:
@@ -131,6 +134,24 @@ def operations(spans: Sequence[Span], measure: Callable[[Span], float | None]) -
                 found[key] = tally, values
     every = [Operation(tally, tuple(values)) for tally, values in found.values()]
     return sorted(every, key=lambda operation: -operation.rise)
+
+
+def growing(parts: Sequence[Operation]) -> list[Operation]:
+    """Return what grows among the operations, those of a line that only do so together as one."""
+    found = [part for part in parts if part.grows]
+    lines: dict[object, list[Operation]] = {}
+    for part in parts:
+        if not part.grows and part.rise > 0:
+            site = part.tally.site
+            place = site and (site.file, site.line)
+            lines.setdefault((part.tally.probe, place), []).append(part)
+    for others in lines.values():
+        values = tuple(map(sum, zip(*(part.values for part in others), strict=True)))
+        if values[-1] - values[0] >= _LEAST_SPREAD and values[-1] > values[-2]:
+            label = f"{len(others)} different operations"
+            tally = replace(others[0].tally, label=label, operation=label, subject=None, fix=None)
+            found.append(Operation(tally, values))
+    return found
 
 
 def allowed(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from operator import index
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from pytest_perfguard.growth import (
     Operation,
     allowed,
     fit,
+    growing,
     judge_fit,
     operations,
     read_growth,
@@ -87,6 +90,8 @@ def read_contract(sizes: Sequence[int], limits: Mapping[str, object], where: str
         GrowthError: with every mistake, if there are any.
     """
     __tracebackhide__ = True
+    with suppress(TypeError):  # they are refused below
+        sizes = tuple(map(index, sizes))
     mistakes = list(_wrong_sizes(sizes))
     # Counts may not grow, sizes may grow as the data does. What is set here takes their place.
     asked = {
@@ -304,15 +309,17 @@ def _timed(job: Job, run: Callable[[], Any]) -> Steps:
 
 def _amount(result: Any) -> float | None:
     """Return how much a call has returned: bytes of a response, or else what it is made of."""
-    body = getattr(result, "content", None)
-    if not isinstance(body, bytes):
-        body = getattr(result, "data", None)
-    if isinstance(body, bytes):
-        return len(body)
-    if isinstance(result, str | bytes):
-        return len(result)
+    if isinstance(getattr(result, "status_code", None), int):
+        with suppress(Exception):  # a stream that has not been read
+            body = result.content if hasattr(result, "content") else result.data
+            return len(body)
+        return None
+    if isinstance(result, int):
+        return result
     if isinstance(result, Mapping | Sequence | set | frozenset):
         return _leaves(result, _MAX_LEAVES)
+    with suppress(Exception):  # what has no length
+        return len(result)
     return None
 
 
@@ -423,10 +430,10 @@ def _judge(
 ) -> tuple[Verdict, list[str]]:
     metric = limit.metric
     parts = operations(spans, metric.measure)
-    growing = [part for part in parts if part.grows]
+    steep = growing(parts)
     if limit.growth.is_constant and parts and metric.unit is Unit.COUNT:
         # Each operation by itself: one more of several, once, is no growth.
-        most = values[-1] - sum(part.rise for part in growing)
+        most = values[-1] - sum(part.rise for part in steep)
     else:
         slack = RESIDENT_SLACK if metric.probe == "process" else None
         most = allowed(limit.growth, sizes, values, is_size=metric.unit is Unit.BYTES, slack=slack)
@@ -443,7 +450,7 @@ def _judge(
     if not over:
         return verdict, []
     explained = {place(finding)[1:] for part in spans[-1].walk() for finding in part.findings}
-    return verdict, list(_told(limit, sizes, values, growing or parts, explained))
+    return verdict, list(_told(limit, sizes, values, steep or parts, explained))
 
 
 def _told(

@@ -16,6 +16,7 @@ from pytest_perfguard.growth import (
     GROWTHS,
     allowed,
     fit,
+    growing,
     judge_fit,
     operations,
     read_growth,
@@ -136,6 +137,23 @@ def test_what_grows_is_named_first_and_a_single_new_statement_does_not() -> None
         ("a", (1, 1, 1)),
     ]
     assert [each.grows for each in found] == [True, False, False]
+
+
+def test_other_statements_of_one_line_grow_together() -> None:
+    spans = [_span(**{f"t{n}": 1 for n in range(size)}) for size in SIZES]
+    (found,) = growing(operations(spans, _count))
+    assert (found.tally.label, found.values) == ("48 different operations", (0, 8, 48))
+
+
+def test_what_little_data_has_no_use_for_does_not_grow() -> None:
+    """The items and the tags of the first two are empty: nothing is loaded of either."""
+    spans = [_span(a=1), _span(a=1, b=1, c=1, d=1), _span(a=1, b=1, c=1, d=1)]
+    assert growing(operations(spans, _count)) == []
+
+
+def test_a_count_that_is_not_largest_at_last_still_grows() -> None:
+    (found,) = operations([_span(a=2), _span(a=60), _span(a=55)], _count)
+    assert found.grows
 
 
 def test_what_becomes_less_does_not_grow() -> None:
