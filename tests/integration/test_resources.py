@@ -111,7 +111,7 @@ def test_memory_over_its_budgets_says_how_it_rose(
             "    fix: hold less at once: *",
             "  memory_growth * MiB > 10 MiB   perf_budget, test_memory.py:14",
             "resident memory: * MiB at the start, * MiB at the end, each after gc.collect()",
-            "    fix: *perf.repeat(call, memory_growth=...) tells what stays of each call, and the line",
+            "    fix: *perf.repeat(call, memory_growth=...) tells what stays of each call*",
             "  memory_percent * % > 0.01 %   perf_budget, test_memory.py:18",
             "resident memory: * at most, of * GiB, *",
             "perfguard: 1 of 1 budget exceeded in block 'report'",
