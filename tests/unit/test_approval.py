@@ -13,7 +13,7 @@ import pytest
 from pytest_perfguard.approval import Gone, changes, prune, record_all, tighten_all
 from pytest_perfguard.baseline_files import Tests, read, render
 from pytest_perfguard.baselines import Entry
-from pytest_perfguard.metrics import measure_all
+from pytest_perfguard.metrics import METRICS, measure_all
 from pytest_perfguard.model import Level, Record, Rule, Status, Verdict
 from tests.unit.build import span, tally
 
@@ -149,10 +149,8 @@ def test_an_update_that_a_range_covers_leaves_it(tmp_path: Path, held: Held) -> 
 
 
 def _of(count: int) -> dict[str, Any]:
-    names = (
-        "commits", "deep_offsets", "duplicates", "errors", "n_plus_one", "rows", "unbounded",
-    )  # fmt: skip
-    zeros = {f"sql_{name}": 0 for name in names}
+    held = (m for m in METRICS.values() if m.probe == "sql" and m.stored and not m.on_request)
+    zeros = {metric.name: 0 for metric in held}
     return {**zeros, "sql_queries": count, "sql_roundtrips": count}
 
 
