@@ -111,7 +111,7 @@ def test_memory_over_its_budgets_says_how_it_rose(
             "    fix: hold less at once: *",
             "  memory_growth * MiB > 10 MiB   perf_budget, test_memory.py:14",
             "resident memory: * MiB at the start, * MiB at the end, each after gc.collect()",
-            "    fix: *perf.repeat(call, memory_growth=...) finds the line",
+            "    fix: *perf.repeat(call, memory_growth=...) tells what stays of each call, *",
             "  memory_percent * % > 0.01 %   perf_budget, test_memory.py:18",
             "resident memory: * at most, of * GiB, *",
             "perfguard: 1 of 1 budget exceeded in block 'report'",
@@ -424,3 +424,52 @@ def test_memory_is_told_in_a_profile_pass_too(pytester: pytest.Pytester, run_onc
     )
 
     run_once().assert_outcomes(passed=1)
+
+
+def test_the_loop_of_a_sessions_server_is_watched_in_the_first_test_as_in_others(
+    pytester: pytest.Pytester, run: Run, failed: Failed
+) -> None:
+    pytester.makepyfile(
+        test_server="""
+        import asyncio, socket, threading, time
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def server():
+            loop = asyncio.new_event_loop()
+            begun, port = threading.Event(), []
+
+            async def handle(reader, writer):
+                await reader.readline()
+                time.sleep(0.4)
+                writer.write(b"ok")
+                writer.close()
+
+            async def serve():
+                server = await asyncio.start_server(handle, "127.0.0.1", 0)
+                port.append(server.sockets[0].getsockname()[1])
+                begun.set()
+
+            loop.create_task(serve())
+            thread = threading.Thread(target=loop.run_forever)
+            thread.start()
+            begun.wait(10)
+            yield port[0]
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+        @pytest.mark.perf_budget(loop_stall="150ms")
+        @pytest.mark.parametrize("time", ["first", "second"])
+        def test_it(server, time):
+            with socket.create_connection(("127.0.0.1", server), timeout=10) as connection:
+                connection.sendall(b"x\\n")
+                assert connection.recv(2) == b"ok"
+        """
+    )
+
+    result = run()
+
+    assert failed(result) == ["test_it[first]", "test_it[second]"]
+    result.stdout.fnmatch_lines(["    at test_server.py:11 in server.handle"] * 2)
+    result.stdout.no_fnmatch_line("*unproven*")
