@@ -437,7 +437,7 @@ def test_the_loop_of_a_sessions_server_is_watched_in_the_first_test_as_in_others
         @pytest.fixture(scope="session")
         def server():
             loop = asyncio.new_event_loop()
-            begun, port = threading.Event(), []
+            begun, ended, port = threading.Event(), asyncio.Event(), []
 
             async def handle(reader, writer):
                 await reader.readline()
@@ -446,16 +446,16 @@ def test_the_loop_of_a_sessions_server_is_watched_in_the_first_test_as_in_others
                 writer.close()
 
             async def serve():
-                server = await asyncio.start_server(handle, "127.0.0.1", 0)
-                port.append(server.sockets[0].getsockname()[1])
-                begun.set()
+                async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+                    port.append(server.sockets[0].getsockname()[1])
+                    begun.set()
+                    await ended.wait()
 
-            loop.create_task(serve())
-            thread = threading.Thread(target=loop.run_forever)
+            thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
             thread.start()
             begun.wait(10)
             yield port[0]
-            loop.call_soon_threadsafe(loop.stop)
+            loop.call_soon_threadsafe(ended.set)
             thread.join()
             loop.close()
 
