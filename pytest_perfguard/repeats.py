@@ -26,6 +26,7 @@ from __future__ import annotations
 import gc
 import linecache
 import logging
+import math
 import tracemalloc
 import warnings
 from array import array
@@ -40,7 +41,7 @@ from pytest_perfguard.errors import TimingError
 from pytest_perfguard.jobs import Job, Steps
 from pytest_perfguard.model import Span
 from pytest_perfguard.probes.process import BY_CALL
-from pytest_perfguard.probes.resident import Resident
+from pytest_perfguard.probes.resident import Resident, UnreadableError
 from pytest_perfguard.recorder import Measurement, Recorder
 from pytest_perfguard.spans import OpenSpan
 from pytest_perfguard.stats import Slope, theil_sen
@@ -61,6 +62,10 @@ _FRAMES = 16
 _PROFILED = 10
 _PACKAGE = str(Path(__file__).parent)
 _LONGEST_LINE = 96
+# So many lines are named, until they make up that share of what stays; and none of less than that.
+_NAMED = 3
+_MOST_OF_IT = 0.8
+_WORTH_NAMING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,8 @@ class Growth:
     """What stays of a call, in bytes a call.
 
     Attributes:
-        slope: the growth; 0 where there is none for certain.
+        slope: the growth; 0 where there is none for certain, and not a number where that cannot
+            be said because resident memory could not be read.
         low: lower end of its 99 % interval, as measured.
         high: upper end of it.
         source: ``traced`` by Python, or ``resident`` in the process.
@@ -155,7 +161,7 @@ def repeat(
             f"{job.where}: another timing is under way, and each would disturb the other: make "
             "one after the other"
         )
-    resident = Resident()
+    resident = _resident()
     recorder.start()
     # What stays of a single call is not what is asked.
     asked = requested(budgets) - {"memory_growth"}
@@ -176,22 +182,22 @@ def repeat(
         else:
             recorder.stop()
             with _nothing_kept():
-                from_system = yield from _pass(call, times, warmup, resident.now)
-                passed = _Traced(recorder)
+                from_system = yield from _resident_pass(resident, call, times, warmup)
+                passed = _Traced(recorder, job.where)
                 try:
                     traced = yield from _pass(call, times, warmup, passed.now, passed)
                     lines = passed.lines(times)
                 finally:
                     passed.stop()
             growth = _judge(traced, from_system)
+            facts = _facts(growth, lines, passed.peak, times, warmup)
+            if isinstance(from_system, UnreadableError):
+                facts.setdefault("memory_growth", str(from_system))
+            by_call = {} if math.isnan(growth.slope) else {BY_CALL: growth.slope}
             span = replace(
                 span,
-                peaks={
-                    **span.peaks,
-                    BY_CALL: growth.slope,
-                    "alloc_peak": passed.peak,
-                },
-                facts={**span.facts, **_facts(growth, lines, passed.peak, times, warmup)},
+                peaks={**span.peaks, **by_call, "alloc_peak": passed.peak},
+                facts={**span.facts, **facts},
             )
     finally:
         recorder.timing = False
@@ -202,6 +208,26 @@ def repeat(
             recorder.keep(opened, span)
     job.judge(span, budgets)
     return Repeated(recorder, opened, span, growth, result)
+
+
+def _resident() -> Resident | UnreadableError:
+    """Return what reads resident memory, or why nothing can."""
+    try:
+        return Resident()
+    except UnreadableError as error:
+        return error
+
+
+def _resident_pass(
+    resident: Resident | UnreadableError, call: Callable[[], Any], times: int, warmup: int
+) -> Steps:
+    """Make the pass that reads resident memory; return the readings, or why there are none."""
+    if isinstance(resident, UnreadableError):
+        return resident
+    try:
+        return (yield from _pass(call, times, warmup, resident.now))
+    except UnreadableError as error:
+        return error
 
 
 def _pass(
@@ -257,14 +283,20 @@ class _Traced:
 
     Attributes:
         peak: bytes that one call had allocated at once, at most.
+
+    Args:
+        where: what asks, with its line.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, where: str) -> None:
         self._sites = recorder.sites
+        self._where = where
         # Somebody else's tracing goes on afterwards, with as many frames as they asked for.
         self._is_ours = not tracemalloc.is_tracing()
         if self._is_ours:
             tracemalloc.start(_FRAMES)
+        # It is known as long as nobody ends the tracing, begins it anew, or forgets what it found.
+        self._witness = bytearray(1)
         self._before: tracemalloc.Snapshot | None = None
         self._level = 0
         self.peak = 0
@@ -276,6 +308,7 @@ class _Traced:
 
     def begin(self) -> None:
         """Remember what there is before the calls that are looked at."""
+        self._refuse_gaps()
         self._before = _snapshot()
 
     def before(self) -> None:
@@ -284,8 +317,21 @@ class _Traced:
         self._level = self.now()
 
     def after(self) -> None:
-        """Look at what was allocated at most during a call."""
+        """Look at what was allocated at most during a call.
+
+        Raises:
+            TimingError: if the call has put an end to the tracing.
+        """
+        self._refuse_gaps()
         self.peak = max(self.peak, tracemalloc.get_traced_memory()[1] - self._level)
+
+    def _refuse_gaps(self) -> None:
+        if tracemalloc.get_object_traceback(self._witness) is None:
+            raise TimingError(
+                f"{self._where}: the call stops tracemalloc or clears its traces, which tell what "
+                "stays of each call: leave out tracemalloc.stop() and tracemalloc.clear_traces() "
+                "in what is repeated"
+            )
 
     def lines(self, times: int) -> list[_Line]:
         """Return the lines that allocate what stays, those of the most bytes first."""
@@ -296,13 +342,15 @@ class _Traced:
             sums[0] += difference.size_diff
             sums[1] += difference.count_diff
         ranked = sorted(found.items(), key=lambda item: -item[1][0])
-        return [
-            _Line(
-                self._show(*place), linecache.getline(*place).strip()[:_LONGEST_LINE], size, blocks
-            )
-            for place, (size, blocks) in ranked[:1]
-            if size >= times
-        ]
+        total = sum(size for _, (size, _) in ranked if size > 0)
+        lines: list[_Line] = []
+        for place, (size, blocks) in ranked[:_NAMED]:
+            named = sum(line.size for line in lines)
+            if size < max(times, total * _WORTH_NAMING) or named >= total * _MOST_OF_IT:
+                break
+            text = linecache.getline(*place).strip()[:_LONGEST_LINE]
+            lines.append(_Line(self._show(*place), text, size, blocks))
+        return lines
 
     def _place(self, traceback: tracemalloc.Traceback) -> tuple[str, int]:
         """Return the innermost line of the user's code; else the innermost of all."""
@@ -363,14 +411,21 @@ def _no_growth() -> _Readings:
     return readings
 
 
-def _judge(traced: _Readings, resident: _Readings) -> Growth:
-    """Return the growth, by what is traced or else by what is resident."""
-    inside, outside = traced.slope(), resident.slope()
+def _judge(traced: _Readings, resident: _Readings | UnreadableError) -> Growth:
+    """Return the growth, by what is traced or else by what is resident.
+
+    Without resident memory there may be a leak that is traced; that there is none cannot be said.
+    """
+    inside = traced.slope()
     is_traced = traced.least() > 0 and inside.slope >= LEAST_TRACED
+    slope = inside.slope if is_traced else 0.0
+    if isinstance(resident, UnreadableError):
+        unknown = Slope(math.nan, math.nan, math.nan)
+        return Growth(slope or math.nan, inside.low, inside.high, "traced", inside, unknown)
+    outside = resident.slope()
     least = max(LEAST_RESIDENT, _APART * inside.high if is_traced else 0)
     if resident.least() > least:
         return Growth(outside.slope, outside.low, outside.high, "resident", inside, outside)
-    slope = inside.slope if is_traced else 0.0
     return Growth(slope, inside.low, inside.high, "traced", inside, outside)
 
 
@@ -382,7 +437,7 @@ def _facts(
         "alloc_peak": f"one of {times:,} calls had allocated {_size(peak)} at once\n"
         "    fix: hold less at once: read in pages, stream, or let go of what is done with"
     }
-    if not growth.slope:
+    if math.isnan(growth.slope) or not growth.slope:
         return facts
     found = (
         f"each call leaves {_size(growth.slope)} behind ({_size(max(growth.low, 0))} to "

@@ -6,21 +6,24 @@ beat to its running, so that a thread that comes late posts late and makes no st
 overdue, the thread looks at what the loop's own thread is doing, as a profiler does: the innermost
 line of the user's code that is met most often is the one that holds the loop.
 
-A loop is learnt from when it begins to run, which is seen on the class; one that ran before, from a
-span that is opened inside it or from a request that Starlette serves in it. Debug mode is not
-needed, and no task or callback of the loop is looked at.
+A loop is learnt from when it begins to run, which is seen on the class; one that ran before, from
+the frames of its thread when a span is opened. uvloop's have no frames: one of them that ran before
+is learnt from a span that is opened inside it or from a request that Starlette serves in it. Debug
+mode is not needed, and no task or callback of the loop is looked at.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 import threading
 from asyncio.base_events import BaseEventLoop
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import wraps
+
+# By name: a test that puts another getpid into os is about its own code.
+from os import getpid
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +40,8 @@ METRIC = "loop_stall"
 PERIOD = 0.02
 _OVERDUE = 0.01
 _MAX_LINES = 200
+# The methods of asyncio's loops in whose frames a loop is while it runs.
+_RUNS = frozenset({"run_forever", "_run_once"})
 _FIX = (
     "await it, as asyncio.sleep and a client made for asyncio do, or run it in a thread: "
     "await asyncio.to_thread(...)"
@@ -108,6 +113,17 @@ def _loaded(module: str, name: str) -> type | None:
     return found if isinstance(found, type) else None
 
 
+def _loop_of(frame: FrameType | None) -> Any:
+    """Return the innermost loop that runs in the frames of a thread, None if none does."""
+    while frame is not None:
+        if frame.f_code.co_name in _RUNS:
+            loop = frame.f_locals.get("self")
+            if isinstance(loop, asyncio.AbstractEventLoop):
+                return loop if loop.is_running() else None
+        frame = frame.f_back
+    return None
+
+
 class _Readings:
     """What is known of a span while it is open; the span itself takes it up."""
 
@@ -129,13 +145,15 @@ class _Running:
         posted: when the beat was posted that has not run yet; None if there is none.
         lines: where the loop's thread was met while the beat was overdue, and how often.
         is_entered: it was seen to begin, so that its end is seen too.
+        seen: when it was seen to run last, if its end would not be seen.
     """
 
-    __slots__ = ("is_entered", "lines", "loop", "posted", "thread")
+    __slots__ = ("is_entered", "lines", "loop", "posted", "seen", "thread")
 
-    def __init__(self, loop: Any, *, is_entered: bool) -> None:
+    def __init__(self, loop: Any, thread: int, *, is_entered: bool) -> None:
         self.loop = loop
-        self.thread = threading.get_ident()
+        self.thread = thread
+        self.seen = Clock.now()
         self.is_entered = is_entered
         self.posted: float | None = None
         self.lines: Counter[_Line | None] = Counter()
@@ -169,7 +187,7 @@ class _Watchdog:
 
     def _begin_anew(self) -> None:
         """Forget all; a child of the process has neither the thread nor the loops."""
-        self._pid = os.getpid()
+        self._pid = getpid()
         # A destructor that runs in the middle of anything here may close a span.
         self._lock = threading.RLock()
         self._running: dict[Any, _Running] = {}
@@ -184,7 +202,7 @@ class _Watchdog:
     @property
     def is_foreign(self) -> bool:
         """Whether this is a child of the process, which has neither the thread nor the lock."""
-        return os.getpid() != self._pid
+        return getpid() != self._pid
 
     # -- spans -----------------------------------------------------------------------------
 
@@ -195,6 +213,7 @@ class _Watchdog:
         with self._lock:
             self._watched[span] = _Watched()
             self.learn()
+            self.learn_others()
             for running in list(self._running.values()):
                 if running.posted is None:
                     self._post(running)
@@ -206,8 +225,8 @@ class _Watchdog:
             return
         with self._lock:
             watched, now = self._watched[span], Clock.now()
-            for running in self._running.values():
-                if running.posted is not None:
+            for running in list(self._running.values()):
+                if self._runs(running, now) and running.posted is not None:
                     self._stood_still(watched, running, now)
         if watched.longest is None:
             span.facts[METRIC] = f"no running event loop was seen in {span.name}"
@@ -238,7 +257,16 @@ class _Watchdog:
         """Take note of the loop that runs in this thread, if one does."""
         loop = asyncio._get_running_loop()
         if loop is not None and loop not in self._running:
-            self._running[loop] = _Running(loop, is_entered=False)
+            self._running[loop] = _Running(loop, threading.get_ident(), is_entered=False)
+
+    def learn_others(self) -> None:
+        """Take note of the loops that run in other threads and began before anybody watched."""
+        for thread, frame in sys._current_frames().items():
+            if thread == threading.get_ident():
+                continue  # what runs here is known by learn(), and asyncio knows it better
+            loop = _loop_of(frame)
+            if loop is not None and loop not in self._running:
+                self._running[loop] = _Running(loop, thread, is_entered=False)
 
     def wrap_run(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap the method in which a loop runs."""
@@ -275,7 +303,7 @@ class _Watchdog:
         if self.is_foreign:
             self._begin_anew()
         with self._lock:
-            running = self._running[loop] = _Running(loop, is_entered=True)
+            running = self._running[loop] = _Running(loop, threading.get_ident(), is_entered=True)
             if self._watched and self._thread is not None:
                 self._post(running)
         return running
@@ -291,8 +319,7 @@ class _Watchdog:
     def _post(self, running: _Running) -> None:
         """Post a beat."""
         loop = running.loop
-        if not (running.is_entered or loop.is_running()):
-            self._running.pop(loop, None)
+        if not self._runs(running, Clock.now()):
             return
         posted = running.posted = Clock.now()
         running.lines.clear()
@@ -311,8 +338,18 @@ class _Watchdog:
             if running.posted == posted:
                 self._ended(running)
 
-    def _ended(self, running: _Running) -> None:
-        now = Clock.now()
+    def _runs(self, running: _Running, now: float) -> bool:
+        """Return whether a loop runs still; where nobody saw its end, it ran until it was seen."""
+        if running.is_entered or running.loop.is_running():
+            running.seen = now
+            return True
+        self._ended(running, running.seen)
+        if self._running.get(running.loop) is running:
+            del self._running[running.loop]
+        return False
+
+    def _ended(self, running: _Running, now: float | None = None) -> None:
+        now = Clock.now() if now is None else now
         if running.posted is not None:
             for watched in self._watched.values():
                 self._stood_still(watched, running, now)
@@ -320,6 +357,8 @@ class _Watchdog:
 
     def _stood_still(self, watched: _Watched, running: _Running, until: float) -> None:
         assert running.posted is not None
+        if until < watched.since:
+            return
         seconds = until - max(running.posted, watched.since)
         if watched.longest is None or seconds > watched.longest:
             watched.longest = max(seconds, 0.0)
@@ -358,6 +397,7 @@ class _Watchdog:
             self._watched = {s: seen for s, seen in self._watched.items() if not s.closed}
             if self._watched:
                 self.learn()
+                self.learn_others()
                 self._run()
 
     def _run(self) -> None:
@@ -376,6 +416,8 @@ class _Watchdog:
                 for running in list(self._running.values()):
                     if running.posted is None:
                         self._post(running)
+                    elif not self._runs(running, Clock.now()):
+                        continue
                     elif Clock.now() - running.posted > _OVERDUE:
                         self._look(running)
 

@@ -12,13 +12,15 @@ While calls are timed nothing is listened to, so the thread rests. The kernel's 
 from __future__ import annotations
 
 import gc
-import os
 import threading
 from collections.abc import Callable, Iterable
+
+# By name: a test that puts another getpid into os is about its own code.
+from os import getpid
 from typing import TYPE_CHECKING
 
 from pytest_perfguard.errors import MissingExtraError
-from pytest_perfguard.probes.resident import Limit, Resident
+from pytest_perfguard.probes.resident import Limit, Resident, UnreadableError
 from pytest_perfguard.spans import Clock
 from pytest_perfguard.units import Unit, show
 
@@ -112,9 +114,8 @@ class ProcessProbe:
             if sampler is None:
                 with self._lock:
                     sampler = self._sampler = self._sampler or _Sampler()
-        except MissingExtraError as error:
-            span.facts.update(dict.fromkeys(usage.asked, str(error)))
-            usage.asked = frozenset()
+        except (MissingExtraError, UnreadableError) as error:
+            _give_up(span, usage, error)
             return
         if "memory_growth" in usage.asked:
             gc.collect()
@@ -122,7 +123,12 @@ class ProcessProbe:
             now = Clock.now()
             span.origin = now if span.origin == span.started else span.origin
             span.started = now
-        if not sampler.begin(span):
+        try:
+            is_ours = sampler.begin(span)
+        except UnreadableError as error:
+            _give_up(span, usage, error)
+            return
+        if not is_ours:
             self._sampler = None
             self._begin(span, usage)
 
@@ -137,7 +143,11 @@ class ProcessProbe:
         repeated = any(BY_CALL in part.peaks for child in span.children for part in child.walk())
         if "memory_growth" in usage.asked and not repeated:
             gc.collect()
-            after = self._sampler.resident.now()
+            try:
+                after = self._sampler.resident.now()
+            except UnreadableError as error:
+                span.facts["memory_growth"] = str(error)
+                return
             span.level("memory_growth", max(0, after - sampling.start))
             span.facts["memory_growth"] = (
                 f"resident memory: {_size(sampling.start)} at the start, {_size(after)} at the end,"
@@ -176,15 +186,23 @@ class _Usage:
 
 
 class _Sampling:
-    """The memory of the process during one span, in bytes."""
+    """The memory of the process during one span, in bytes.
 
-    __slots__ = ("highest", "how", "limit", "start")
+    Attributes:
+        is_marked: whether the kernel's mark was set back when it began, and read before each time
+            that it was set back again.
+        is_whole: whether that mark was read last, so that no look that failed has missed anything.
+        unread: why the last look that failed did.
+    """
 
-    def __init__(self, start: int, limit: Limit, how: str) -> None:
+    __slots__ = ("highest", "is_marked", "is_whole", "limit", "start", "unread")
+
+    def __init__(self, start: int, limit: Limit, *, is_marked: bool) -> None:
         self.start = start
         self.highest = start
         self.limit = limit
-        self.how = how
+        self.is_marked = self.is_whole = is_marked
+        self.unread: UnreadableError | None = None
 
 
 class _Sampler:
@@ -210,18 +228,25 @@ class _Sampler:
         return span in self._samplings
 
     def begin(self, span: OpenSpan) -> bool:
-        """Look at memory for a span too; False in another process than the sampler's own."""
+        """Look at memory for a span too; False in another process than the sampler's own.
+
+        Raises:
+            UnreadableError: if nobody says how much it is.
+        """
         if self._is_foreign():
             return False
         with self._lock:
             self._take_highest()
-            if self.resident.has_mark:
-                self.resident.reset()
-            looks = f"a look every {show(PERIOD, Unit.SECONDS)}"
-            how = "the kernel's mark" if self.resident.has_mark else looks
+            # What could not be read of the mark is lost when it is set back.
+            for sampling in self._samplings.values():
+                sampling.is_marked = sampling.is_whole
+            is_marked = self.resident.has_mark and self.resident.reset()
+            start = self.resident.now()
             # Nobody changes it in the middle, and it takes as long as a request to find.
             self._limit = self._limit if self._samplings else self.resident.limit()
-            self._samplings[span] = _Sampling(self.resident.now(), self._limit, how)
+            sampling = self._samplings[span] = _Sampling(start, self._limit, is_marked=is_marked)
+            if self.resident.has_mark and not is_marked:
+                sampling.unread = _no_mark()
             self._run()
         return True
 
@@ -271,7 +296,7 @@ class _Sampler:
 
     def _is_foreign(self) -> bool:
         """Return whether this is a child of the process: it has neither the thread nor the lock."""
-        return os.getpid() != self.resident.pid
+        return getpid() != self.resident.pid
 
     def _run(self) -> None:
         if self._thread is None:
@@ -284,24 +309,52 @@ class _Sampler:
     def _sample(self, halt: threading.Event) -> None:
         while not halt.wait(PERIOD):
             with self._lock:
-                self._take(self.resident.now())
+                self._take()
 
-    def _take_highest(self) -> None:
-        self._take(self.resident.now())
-        if self.resident.has_mark:
-            self._take(self.resident.highest())
-
-    def _take(self, size: int) -> None:
+    def _take(self) -> None:
+        try:
+            size = self.resident.now()
+        except UnreadableError as error:
+            for sampling in self._samplings.values():
+                sampling.unread = error
+            return
         for sampling in self._samplings.values():
             sampling.highest = max(sampling.highest, size)
 
+    def _take_highest(self) -> None:
+        self._take()
+        marked = [sampling for sampling in self._samplings.values() if sampling.is_marked]
+        mark = self.resident.highest() if marked else 0
+        for sampling in marked:
+            sampling.highest = max(sampling.highest, mark)
+            sampling.is_whole = mark > 0
+            # Where there is a mark, nobody may count on looks alone.
+            sampling.unread = sampling.unread if mark else _no_mark()
+
+
+def _no_mark() -> UnreadableError:
+    return UnreadableError("nothing of the kernel's mark of the highest")
+
+
+def _give_up(span: OpenSpan, usage: _Usage, error: Exception) -> None:
+    span.facts.update(dict.fromkeys(usage.asked, str(error)))
+    usage.asked = frozenset()
+
 
 def _note(span: OpenSpan, usage: _Usage, sampling: _Sampling) -> None:
+    if sampling.unread is not None and not sampling.is_whole:
+        for metric in ("memory_peak", "memory_percent"):
+            if metric in usage.asked:
+                span.peaks.pop(metric, None)
+                span.facts[metric] = str(sampling.unread)
+        return
     start, highest, limit = sampling.start, sampling.highest, sampling.limit
+    looks = f"a look every {show(PERIOD, Unit.SECONDS)}"
+    how = "the kernel's mark" if sampling.is_whole else looks
     if "memory_peak" in usage.asked:
         span.level("memory_peak", highest - start)
         span.facts["memory_peak"] = (
-            f"resident memory rose from {_size(start)} to {_size(highest)}, by {sampling.how}\n"
+            f"resident memory rose from {_size(start)} to {_size(highest)}, by {how}\n"
             "    fix: hold less at once: read in pages, stream (yield_per, iter_bytes), or let go "
             "of what is done with"
         )

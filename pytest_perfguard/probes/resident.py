@@ -7,13 +7,15 @@ taken and given back between two looks is seen by it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
+
+# By name: a test that puts another getpid into os is about its own code.
+from os import getpid
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from pytest_perfguard.errors import MissingExtraError
+from pytest_perfguard.errors import MissingExtraError, PerfguardError
 
 _PROC = Path("/proc/self")
 _GROUPS = Path("/sys/fs/cgroup")
@@ -28,6 +30,23 @@ class Limit(NamedTuple):
     what: str
 
 
+class UnreadableError(PerfguardError):
+    """The system does not say how much memory the process holds, or a test has put itself between.
+
+    Args:
+        reason: what came instead.
+    """
+
+    def __init__(self, reason: object) -> None:
+        named = reason if isinstance(reason, str) else f"{type(reason).__name__}: {reason}"
+        found = " ".join(named.split())
+        super().__init__(
+            f"the memory of the process could not be read ({found:.120}): it is read from the "
+            "system's files by psutil, so do not replace open(), the file system or psutil where "
+            "memory is budgeted"
+        )
+
+
 class Resident:
     """Reads the resident memory of the process that makes it.
 
@@ -37,6 +56,7 @@ class Resident:
 
     Raises:
         MissingExtraError: if psutil is not installed.
+        UnreadableError: if it does not say anything of this process.
     """
 
     def __init__(self) -> None:
@@ -44,18 +64,30 @@ class Resident:
             import psutil  # noqa: PLC0415 - only loaded where memory is asked for
         except ImportError:
             raise MissingExtraError("psutil", "process") from None
-        self._process = psutil.Process()
-        self._physical = int(psutil.virtual_memory().total)
-        self.pid = os.getpid()
+        self.pid = getpid()
+        # Whatever a test has put in the place of files or of psutil may raise anything.
+        try:
+            self._process = psutil.Process(self.pid)
+            self._physical = _size(psutil.virtual_memory().total)
+        except Exception as error:
+            raise UnreadableError(error) from error
+        self.now()
         self.has_mark = self.reset()
 
     def now(self) -> int:
-        """Return the resident memory in bytes."""
-        return int(self._process.memory_info().rss)
+        """Return the resident memory in bytes.
+
+        Raises:
+            UnreadableError: if nobody says.
+        """
+        try:
+            return _size(self._process.memory_info().rss)
+        except Exception as error:
+            raise UnreadableError(error) from error
 
     def highest(self) -> int:
         """Return the highest resident memory since :meth:`reset` in bytes, 0 if nobody knows."""
-        with suppress(OSError, ValueError, IndexError):
+        with suppress(Exception):  # a test may have replaced what reads files
             for line in _PROC.joinpath("status").read_text("ascii", "replace").splitlines():
                 if line.startswith(_HIGHEST):
                     return int(line.split()[1]) * 1024
@@ -65,15 +97,22 @@ class Resident:
         """Set the kernel's mark back to what is resident now; return whether that was done."""
         try:
             _PROC.joinpath("clear_refs").write_text(_RESET, "ascii")
-        except OSError:
+        except Exception:  # noqa: BLE001 - a test may have replaced what writes files
             return False
         return self.highest() > 0
 
     def limit(self) -> Limit:
         """Return the smallest of the limits of the process's control groups, else what there is."""
         limits = [Limit(self._physical, "the physical memory of the machine")]
-        limits += group_limits(_PROC, _GROUPS)
+        with suppress(Exception):  # as above
+            limits += group_limits(_PROC, _GROUPS)
         return min(limits, key=lambda limit: limit.size)
+
+
+def _size(size: object) -> int:
+    if not isinstance(size, int) or size <= 0:
+        raise TypeError(f"{size!r:.60} is no size")
+    return size
 
 
 def group_limits(proc: Path, groups: Path) -> Iterator[Limit]:

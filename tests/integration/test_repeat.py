@@ -380,3 +380,133 @@ def test_repeating_inside_spans_that_ask_leaves_nothing(
     run_once("-W", "error").assert_outcomes(passed=1)
     assert not any(thread.name.startswith("perfguard") for thread in threading.enumerate())
     assert "perfguard" not in str(sys.getprofile())
+
+
+def test_a_call_that_ends_the_tracing_is_refused(
+    pytester: pytest.Pytester, run_once: Run, failed: Failed
+) -> None:
+    pytester.makepyfile(
+        test_stops="""
+        import tracemalloc
+        import pytest
+
+        def stops():
+            tracemalloc.stop()
+
+        def begins_anew():
+            if tracemalloc.is_tracing():
+                tracemalloc.stop()
+                tracemalloc.start()
+
+        @pytest.mark.parametrize("call", [stops, begins_anew, tracemalloc.clear_traces])
+        @pytest.mark.parametrize("warmup", [0, 1])
+        def test_it(perf, call, warmup):
+            perf.repeat(call, times=20, warmup=warmup)
+
+        def test_nothing_is_left():
+            assert not tracemalloc.is_tracing()
+        """
+    )
+
+    result = run_once("-p", "no:randomly")
+
+    result.assert_outcomes(passed=1, failed=6)
+    result.stdout.fnmatch_lines(
+        ["*TimingError: perf.repeat, test_stops.py:15: the call stops tracemalloc or clears its *"]
+    )
+    result.stdout.no_fnmatch_line("*RuntimeError*")
+
+
+def test_the_lines_that_make_up_most_of_a_leak_are_named(
+    pytester: pytest.Pytester, run_once: Run, failed: Failed
+) -> None:
+    pytester.makepyfile(
+        test_several="""
+        kept = []
+
+        def several():
+            kept.append(bytes(30_000))
+            kept.append(bytes(25_000))
+            kept.append(bytes(20_000))
+            kept.append(bytes(15_000))
+
+        def mostly_one():
+            kept.append(bytes(90_000))
+            kept.append(bytes(10_000))
+
+        def test_several(perf):
+            perf.repeat(several, times=40, memory_growth="1KiB")
+
+        def test_mostly_one(perf):
+            perf.repeat(mostly_one, times=40, memory_growth="1KiB")
+        """
+    )
+
+    result = run_once()
+
+    assert failed(result) == ["test_mostly_one", "test_several"]
+    named = [line.strip() for line in result.outlines if " blocks a call" in line]
+    assert [line.split(",")[0] for line in named] == [
+        *(f"at test_several.py:{number}" for number in (4, 5, 6)),
+        "at test_several.py:10",
+    ]
+    result.stdout.fnmatch_lines(["    kept.append(bytes(25_000))"])
+
+
+def test_without_resident_memory_it_is_unknown_whether_nothing_stays(
+    pytester: pytest.Pytester, run: Run, failed: Failed
+) -> None:
+    pytester.makepyfile(
+        """
+        import math
+        import psutil
+        import pytest
+        from leaky import leaks, uses_as_much
+
+        @pytest.fixture
+        def unread(monkeypatch):
+            def fails(self):
+                raise PermissionError("no")
+
+            return lambda: monkeypatch.setattr(psutil.Process, "memory_info", fails)
+
+        def test_leak(perf, unread):
+            unread()
+            perf.repeat(leaks, times=20, memory_growth="1KiB")
+
+        def test_none(perf, unread):
+            unread()
+            perf.repeat(uses_as_much, times=20, memory_growth="1KiB")
+
+        def test_in_the_middle(perf, unread):
+            calls = iter(range(1000))
+
+            def call():
+                if next(calls) == 30:
+                    unread()
+
+            perf.repeat(call, times=20, memory_growth="1KiB")
+
+        def test_not_asked(perf, unread):
+            unread()
+            repeated = perf.repeat(uses_as_much, times=20, alloc_peak="1MiB")
+            assert math.isnan(repeated.growth.slope)
+        """
+    )
+
+    result = run()
+
+    assert failed(result) == ["test_in_the_middle", "test_leak", "test_none"]
+    result.stdout.fnmatch_lines(
+        [
+            "perfguard: 1 of 1 budget exceeded in leaks",
+            "    at leaky.py:9, *",
+        ]
+    )
+    for name in ("uses_as_much", "test_in_the_middle.call"):
+        result.stdout.fnmatch_lines(
+            [
+                f"perfguard: 1 of 1 budget unproven in {name}",
+                "*the memory of the process could not be read (PermissionError: no)*",
+            ]
+        )

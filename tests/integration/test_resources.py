@@ -424,3 +424,52 @@ def test_memory_is_told_in_a_profile_pass_too(pytester: pytest.Pytester, run_onc
     )
 
     run_once().assert_outcomes(passed=1)
+
+
+def test_the_loop_of_a_sessions_server_is_watched_in_the_first_test_as_in_others(
+    pytester: pytest.Pytester, run: Run, failed: Failed
+) -> None:
+    pytester.makepyfile(
+        test_server="""
+        import asyncio, socket, threading, time
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def server():
+            loop = asyncio.new_event_loop()
+            begun, ended, port = threading.Event(), asyncio.Event(), []
+
+            async def handle(reader, writer):
+                await reader.readline()
+                time.sleep(0.4)
+                writer.write(b"ok")
+                writer.close()
+
+            async def serve():
+                async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+                    port.append(server.sockets[0].getsockname()[1])
+                    begun.set()
+                    await ended.wait()
+
+            thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+            thread.start()
+            begun.wait(10)
+            yield port[0]
+            loop.call_soon_threadsafe(ended.set)
+            thread.join()
+            loop.close()
+
+        @pytest.mark.perf_budget(loop_stall="150ms")
+        @pytest.mark.parametrize("time", ["first", "second"])
+        def test_it(server, time):
+            with socket.create_connection(("127.0.0.1", server), timeout=10) as connection:
+                connection.sendall(b"x\\n")
+                assert connection.recv(2) == b"ok"
+        """
+    )
+
+    result = run()
+
+    assert failed(result) == ["test_it[first]", "test_it[second]"]
+    result.stdout.fnmatch_lines(["    at test_server.py:11 in server.handle"] * 2)
+    result.stdout.no_fnmatch_line("*unproven*")

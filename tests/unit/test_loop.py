@@ -8,6 +8,7 @@ import threading
 import time
 from asyncio.base_events import BaseEventLoop
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -355,4 +356,70 @@ def test_spans_of_many_threads_are_all_watched(recorder: Recorder) -> None:
         thread.join()
     assert len(done) == 40
     assert all("loop_stall" in span.peaks for span in done)
+    assert not watchdogs()
+
+
+@contextmanager
+def loop_elsewhere() -> Iterator[tuple[asyncio.AbstractEventLoop, Callable[[], None]]]:
+    """Run a loop in a thread, which nobody sees begin; yield it and what ends it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(10)
+
+    def end() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    try:
+        yield loop, end
+    finally:
+        end()
+
+
+def test_a_loop_in_another_thread_that_ran_before_anybody_listened_is_watched() -> None:
+    settings = Settings(root=ROOT)
+    with loop_elsewhere() as (loop, _), Recorder(settings, probes=[LoopProbe()]) as recorder:
+        for _ in range(2):
+            held = during(
+                recorder, lambda: asyncio.run_coroutine_threadsafe(stalls(), loop).result(10)
+            )
+            assert held.peaks["loop_stall"] == ABOUT
+            assert f"at {line_of(hold_up)} in hold_up" in held.facts["loop_stall"]
+        # As after rounds that were timed.
+        span = begin(recorder)
+        recorder.stop()
+        recorder.start()
+        asyncio.run_coroutine_threadsafe(stalls(), loop).result(10)
+        assert recorder.close(span).peaks["loop_stall"] == ABOUT
+    assert not watchdogs()
+
+
+def test_a_loop_whose_end_nobody_saw_stood_still_no_longer_than_it_ran() -> None:
+    with loop_elsewhere() as (_, end), Recorder(probes=[LoopProbe()]) as recorder:
+
+        def ends() -> None:
+            end()
+            hold_up()
+
+        assert during(recorder, ends).peaks["loop_stall"] < STALL / 2
+        # It is not one that ran in the next.
+        assert "loop_stall" not in during(recorder, hold_up).peaks
+
+
+def test_another_getpid_in_os_leaves_no_thread(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def replaced() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "getpid", lambda: 4242)
+            await stalls()
+
+    def both() -> None:
+        asyncio.run(replaced())
+        monkeypatch.setattr(os, "getpid", lambda: 4242)
+
+    assert during(recorder, both).peaks["loop_stall"] == ABOUT
     assert not watchdogs()

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -264,4 +265,94 @@ def test_spans_of_many_threads_are_all_measured(recorder: Recorder) -> None:
         thread.join()
     assert len(done) == 80
     assert all("memory_peak" in span.peaks for span in done)
+    assert not sampler_threads()
+
+
+def fail(*_: object, **__: object) -> NoReturn:
+    raise PermissionError("no")
+
+
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_memory_that_cannot_be_read_is_unknown_and_says_why(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    psutil = pytest.importorskip("psutil")
+    with monkeypatch.context() as replaced:
+        span = begin(recorder, *ALL) if when == "inside" else None
+        replaced.setattr(psutil.Process, "memory_info", fail)
+        replaced.setattr(Path, "read_text", fail)
+        span = span or begin(recorder, *ALL)
+        frozen = recorder.close(span)
+    assert not set(frozen.peaks) & set(ALL)
+    for name in ALL:
+        assert "the memory of the process could not be read" in frozen.facts[name]
+    assert not sampler_threads()
+    # The next one can be read again.
+    assert set(recorder.close(begin(recorder, *ALL)).peaks) >= set(ALL)
+
+
+def test_the_thread_goes_on_where_a_look_fails_and_the_mark_knows_all(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not _has_mark():
+        pytest.skip("the kernel keeps no mark here that this process may set back")
+    span = begin(recorder, "memory_peak")
+    failed = threading.Event()
+
+    def look(_: resident.Resident) -> NoReturn:
+        failed.set()
+        raise resident.UnreadableError("nothing")
+
+    with monkeypatch.context() as replaced:
+        replaced.setattr(resident.Resident, "now", look)
+        block = b"x" * (50 * MIB)
+        assert failed.wait(10)
+        del block
+    assert sampler_threads()
+    frozen = recorder.close(span)
+    assert frozen.peaks["memory_peak"] == pytest.approx(50 * MIB, abs=5 * MIB)
+    assert "by the kernel's mark" in frozen.facts["memory_peak"]
+
+
+@pytest.mark.parametrize("when", ["before", "inside"])
+def test_a_mark_that_cannot_be_read_leaves_the_peak_unknown(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    if not _has_mark():
+        pytest.skip("the kernel keeps no mark here that this process may set back")
+    recorder.close(begin(recorder, "memory_peak"))
+    span = begin(recorder, "memory_peak") if when == "inside" else None
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "x")
+    span = span or begin(recorder, "memory_peak")
+    frozen = recorder.close(span)
+    assert "memory_peak" not in frozen.peaks
+    assert "nothing of the kernel's mark" in frozen.facts["memory_peak"]
+
+
+def test_a_mark_that_was_set_back_unread_is_lost_to_the_spans_around(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not _has_mark():
+        pytest.skip("the kernel keeps no mark here that this process may set back")
+    outer = begin(recorder, "memory_peak")
+    with monkeypatch.context() as replaced:
+        replaced.setattr(resident.Resident, "highest", lambda _: 0)
+        inner = begin(recorder, "memory_peak")
+    recorder.close(inner)
+    frozen = recorder.close(outer)
+    assert "memory_peak" not in frozen.peaks
+    assert "nothing of the kernel's mark" in frozen.facts["memory_peak"]
+
+
+def _has_mark() -> bool:
+    pytest.importorskip("psutil")
+    return resident.Resident().has_mark
+
+
+def test_another_getpid_in_os_leaves_no_thread(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    span = begin(recorder, "memory_peak")
+    monkeypatch.setattr(os, "getpid", lambda: 4242)
+    assert "memory_peak" in recorder.close(span).peaks
     assert not sampler_threads()

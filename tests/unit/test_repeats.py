@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 
 import pytest
 
+from pytest_perfguard.probes.resident import UnreadableError
 from pytest_perfguard.repeats import (
     CHECKPOINTS,
     LEAST_RESIDENT,
@@ -95,3 +97,23 @@ def test_a_pass_reads_at_as_many_points_as_there_are_calls_for(times: int) -> No
     assert (points[0], points[-1]) == (0, times)
     gaps = {b - a for a, b in itertools.pairwise(points)}
     assert max(gaps) - min(gaps) <= 1
+
+
+@pytest.mark.parametrize(("times", "every"), [(100, 12), (800, 100)])
+def test_a_leak_that_comes_now_and_then_is_growth_where_it_comes_8_times(
+    times: int, every: int
+) -> None:
+    for phase in range(every):
+        found = _Readings()
+        for number in range(CHECKPOINTS + 1):
+            calls = number * times // CHECKPOINTS
+            found.add(calls, 100_000 * ((calls + phase) // every))
+        assert _judge(found, FLAT).slope == pytest.approx(100_000 / every, rel=0.2)
+
+
+def test_without_resident_memory_a_leak_can_be_seen_and_its_absence_not() -> None:
+    unread = UnreadableError("nothing")
+    leak = _judge(readings(lambda calls: 10_240 * calls), unread)
+    assert leak.slope == 10_240
+    assert math.isnan(leak.resident.slope)
+    assert math.isnan(_judge(FLAT, unread).slope)

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NoReturn
+from unittest.mock import MagicMock
 
 import pytest
 
 from pytest_perfguard.errors import MissingExtraError
-from pytest_perfguard.probes.resident import Limit, Resident, group_limits
+from pytest_perfguard.probes.resident import Limit, Resident, UnreadableError, group_limits
 
 MIB = 2**20
 
@@ -93,3 +95,42 @@ def test_a_missing_psutil_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "psutil", None)
     with pytest.raises(MissingExtraError, match=r"psutil is not installed: .* extra \[process\]"):
         Resident()
+
+
+def broken(*_: object, **__: object) -> NoReturn:
+    raise PermissionError("no file\nfor you")
+
+
+def test_memory_that_cannot_be_read_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    psutil = pytest.importorskip("psutil")
+    resident = Resident()
+    with monkeypatch.context() as replaced:
+        replaced.setattr(psutil.Process, "memory_info", broken)
+        says = r"could not be read \(PermissionError: no file for you\): .* do not replace open\(\)"
+        with pytest.raises(UnreadableError, match=says):
+            resident.now()
+        with pytest.raises(UnreadableError, match=says):
+            Resident()
+    assert resident.now() > 0
+    for name in ("Process", "virtual_memory"):
+        with monkeypatch.context() as replaced:
+            replaced.setattr(psutil, name, MagicMock())
+            with pytest.raises(UnreadableError, match="TypeError: <MagicMock"):
+                Resident()
+
+
+@pytest.mark.parametrize("error", [PermissionError, RuntimeError])
+def test_a_mark_that_cannot_be_read_is_none(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    pytest.importorskip("psutil")
+    resident = Resident()
+
+    def fails(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    assert resident.highest() == 0
+    monkeypatch.setattr(Path, "write_text", fails)
+    assert not resident.reset()
+    assert resident.limit().size > 0
