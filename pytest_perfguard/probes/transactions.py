@@ -159,7 +159,9 @@ class Transactions:
         if own.parent is not None or not self.by_connection:
             return
         transaction = self._joined.pop(id(own), None)
-        if transaction is None and isinstance(session.bind, self._connection_class):
+        if (transaction is None or transaction.ended) and isinstance(
+            session.bind, self._connection_class
+        ):
             # What the session took for its transaction has begun where nothing was measured.
             found = self.by_connection.get(id(session.bind))
             transaction = found if found is not None and found.span is None else None
@@ -230,10 +232,10 @@ class Transactions:
                     self._leave(transaction, now)
                 transaction = transaction.outer
             self._uncover(key, innermost)
+        self._drop_unwritten()
         for own, each in list(self._joined.items()):
             if each.ended:
                 self._joined.pop(own, None)
-        self._drop_unwritten()
         ledger = span.ledgers.get("sql")
         if ledger is not None and ledger.longest is not None:
             span.facts["tx_longest"] = _describe(span, *ledger.longest)
@@ -280,7 +282,7 @@ class Transactions:
         transaction.ended = True
         for key, each in list(self.by_connection.items()):
             if each is transaction:
-                self.by_connection.pop(key, None)
+                self._uncover(key, each)
 
     def _finish(self, transaction: OpenTransaction, now: float) -> None:
         if transaction.writes:

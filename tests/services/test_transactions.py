@@ -234,6 +234,26 @@ def test_a_transaction_that_a_fixture_began_is_found(
         session.rollback()
 
 
+def test_a_session_that_several_tests_share_ends_what_each_of_them_wrote(
+    recorder: Recorder, sync_database: Database, charge: Callable[[], object]
+) -> None:
+    with rolled_back(sync_database.engine, "create_savepoint") as session:
+        for number in range(2):
+            with recorder.measure(f"test {number}", "test") as first:
+                with recorder.measure("block"):
+                    session.add(user())
+                    session.flush()
+                charge()
+            assert first["tx_calls"] == 1
+        with recorder.measure("test", "test") as last:
+            session.add(user())
+            session.flush()
+            session.commit()
+            charge()
+        assert last["tx_calls"] == 0
+        assert recorder.leaves is None
+
+
 LOCKS = [
     "SELECT name FROM users WHERE id = 1 FOR UPDATE",
     "SELECT name FROM users WHERE id = 1 FOR SHARE SKIP LOCKED",
