@@ -45,6 +45,9 @@ class Fingerprint:
         offset: parameter that says how many rows are skipped, if it is one.
         literal: it holds literals, so that what it asks for is said by the statement as it was
             sent, and not by ``text``.
+        locks: it locks something until the transaction ends though its class does not say so:
+            ``FOR UPDATE``, ``LOCK``, ``SELECT INTO``, a write behind a semicolon or in an
+            ``EXPLAIN ANALYZE``, an advisory lock. What other functions do is not known.
     """
 
     text: str
@@ -55,6 +58,7 @@ class Fingerprint:
     paging: frozenset[int | str]
     offset: int | str | None
     literal: bool
+    locks: bool = False
 
 
 def fingerprint(sql: str, *, backslash_escapes: bool = False) -> Fingerprint:
@@ -88,7 +92,8 @@ def _read(source: str, backslash_escapes: bool, cut: bool) -> Fingerprint:  # no
     tables = _tables(solid)
     verb = _verb(solid)
     kind = _kind(verb, solid)
-    if tables and all(name.lower() in _BOOKKEEPING for _, name in tables):
+    is_bookkeeping = bool(tables) and all(name.lower() in _BOOKKEEPING for _, name in tables)
+    if is_bookkeeping:
         kind = Kind.CATALOGUE
     text, batched = _normalise(tokens)
     batched |= _is_range(solid)
@@ -102,6 +107,7 @@ def _read(source: str, backslash_escapes: bool, cut: bool) -> Fingerprint:  # no
         paging=_paging(solid) if kind is Kind.READ else frozenset(),
         offset=_offset(solid) if kind is Kind.READ else None,
         literal=any(token.kind == "value" for token in solid),
+        locks=not is_bookkeeping and _locks(solid),
     )
 
 
@@ -307,6 +313,47 @@ def _kind(verb: str, solid: Sequence[_Token]) -> Kind:
     if kind is Kind.READ and any(token.text.strip('"`').lower() in _CATALOGUES for token in solid):
         return Kind.CATALOGUE
     return kind
+
+
+_ENDS_TRANSACTION = ("COMMIT", "ROLLBACK", "ABORT", "END")
+_LOCK_CLAUSES = (
+    ("FOR", "UPDATE"), ("FOR", "SHARE"), ("FOR", "NO", "KEY", "UPDATE"), ("FOR", "KEY", "SHARE"),
+    ("LOCK", "IN", "SHARE", "MODE"),
+)  # fmt: skip
+_ADVISORY = re.compile(r"PG_(?:TRY_)?ADVISORY_(?:XACT_)?LOCK(?:_SHARED)?")
+
+
+def _locks(solid: Sequence[_Token]) -> bool:
+    """Return whether the text of one or several statements leaves something locked."""
+    locked = False
+    start = 0
+    for end in (*(n for n, token in enumerate(solid) if token.text == ";"), len(solid)):
+        part, start = solid[start:end], end + 1
+        verb = _verb(part)
+        kind = _kind(verb, part)
+        if kind is Kind.SCHEMA:
+            # A trigger holds statements that are not executed now.
+            return True
+        if verb in _ENDS_TRANSACTION and not any(token.upper == "TO" for token in part):
+            locked = False
+        else:
+            locked |= kind is Kind.WRITE or _locks_alone(verb, part)
+    return locked
+
+
+def _locks_alone(verb: str, part: Sequence[_Token]) -> bool:
+    words = [token.upper for token in part]
+    if verb == "EXPLAIN":
+        start = next((n for n, word in enumerate(words) if word in _QUERY_WORDS), len(words))
+        return bool({"ANALYZE", "ANALYSE"} & set(words[:start])) and _locks(part[start:])
+    if verb == "LOCK":
+        return True
+    return verb == "SELECT" and any(
+        (word == "INTO" and _at(part, number + 1) != "@")
+        or any(tuple(words[number : number + len(each)]) == each for each in _LOCK_CLAUSES)
+        or (_ADVISORY.fullmatch(word) and _at(part, number + 1) == "(")
+        for number, word in enumerate(words)
+    )
 
 
 def _tables(solid: Sequence[_Token]) -> list[tuple[int, str]]:

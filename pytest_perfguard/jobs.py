@@ -91,7 +91,10 @@ class Job:
         recorder = self.guard.recorder
         recorder.start()
         span = recorder.open(
-            self.guard.block_name(self.item, name), "block", asked=requested(budgets) | asked
+            self.guard.block_name(self.item, name),
+            "block",
+            owner=self,
+            asked=requested(budgets) | asked,
         )
         return Measurement(recorder, span)
 
@@ -100,7 +103,7 @@ class Job:
         if call is None:
             return
         recorder = self.guard.recorder
-        span = recorder.open("unmeasured", "block")
+        span = recorder.open("unmeasured", "block", owner=self)
         try:
             yield call()
         finally:

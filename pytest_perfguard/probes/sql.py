@@ -230,10 +230,11 @@ class SqlProbe:
                 tally = known.tally
                 setattr(context, attribute, tally)
                 writes = known.writes
-                if writes is not None:
-                    transaction = open_transactions.get(id(context.root_connection))
-                    if transaction is not None and transaction.written is None:
-                        transactions.wrote(transaction, tally)
+                if known.holds:
+                    connection = context.root_connection
+                    transaction = open_transactions.get(id(connection))
+                    if transaction is None or transaction.latest is not span:
+                        transactions.wrote(transaction, connection, span, tally)
                 if (
                     known.counted
                     and not (tally.batched and span.last is tally)
@@ -324,6 +325,7 @@ class SqlProbe:
             tally.unbounded = is_unbounded(context, found)
         elif kind in (Kind.WRITE, Kind.SCHEMA) or found.label in _PROCEDURES:
             known.writes = found.tables
+        known.holds = known.writes is not None or (found.locks and kind != _CONNECT)
         known.repeatable = (
             kind in (Kind.READ, Kind.WRITE)
             and not context.executemany

@@ -143,6 +143,7 @@ class Known:
     Attributes:
         tally: where it is added up.
         code: held so that its id, which is part of the key, is not given to another.
+        holds: it writes or locks, so that others may wait until the transaction ends.
         exact: hash of what tells this statement from all others, apart from its parameters.
         basis: the same without what only chooses the page of a result.
         counted: it is a statement that the code asked for.
@@ -160,6 +161,7 @@ class Known:
         "counted",
         "distinct",
         "exact",
+        "holds",
         "offset",
         "paging",
         "reads",
@@ -179,6 +181,7 @@ class Known:
         self.counted = True
         self.reads: Remembered | None = None
         self.writes: frozenset[str] | None = None
+        self.holds = False
         self.repeatable = False
         self.by_repr = False
 

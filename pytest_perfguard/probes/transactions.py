@@ -1,7 +1,10 @@
 """Database transactions: how long they are open, and what leaves the process meanwhile.
 
-A transaction that has written holds locks, and its connection, until it ends: a request to
-another service inside it makes everybody wait for that service. What leaves the process is told
+A transaction that has written, or has asked for a lock, holds locks and its connection until it
+ends: a request to another service inside it makes everybody wait for that service. A call is
+judged by where the writes were, and not by where the transaction began, which in tests that roll
+everything back is a fixture: an endpoint that has written is to commit before it calls, while
+what a test wrote to arrange is none of the endpoint's. What leaves the process is told
 of by the probes that see it, through ``spans.leaves``, which is None unless some transaction has
 written.
 """
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_perfguard.spans import OpenSpan, Spans
 
 _MAX_MEANWHILE = 6
+_READING = (Kind.READ, Kind.CATALOGUE)
 # What the kinds of things that leave the process are called.
 _KINDS = {"http": "HTTP"}
 _FIX = "fix: read and compute before the first write, and commit before anything else is waited for"
@@ -42,21 +46,23 @@ Marks = tuple[int, float | str, int]
 
 
 class OpenTransaction:
-    """A transaction that has begun in a span.
+    """A transaction that is open.
 
     Attributes:
-        written: the first statement that wrote in it.
+        span: where it has begun; None if that was where nothing was measured, as in a fixture.
+        writes: the first statement that wrote, or locked, in each open span.
+        latest: the span in which it wrote last.
         outer: the one that it is a savepoint of, where a session takes it for a transaction.
         marks: how far the span was when it began.
     """
 
     __slots__ = (
-        "began", "connection", "ended", "marks", "outer", "site", "span", "written",
+        "began", "connection", "ended", "latest", "marks", "outer", "site", "span", "writes",
     )  # fmt: skip
 
     def __init__(
         self,
-        span: OpenSpan,
+        span: OpenSpan | None,
         connection: Connection,
         site: Site | None,
         outer: OpenTransaction | None,
@@ -65,8 +71,9 @@ class OpenTransaction:
         self.connection = ref(connection)
         self.site = site
         self.outer = outer
-        self.marks = _marks(span)
-        self.written: LiveTally | None = None
+        self.marks: Marks = (0, 0, 0) if span is None else _marks(span)
+        self.writes: dict[OpenSpan, LiveTally] = {}
+        self.latest: OpenSpan | None = None
         self.ended = False
         self.began = Clock.now()
 
@@ -147,11 +154,17 @@ class Transactions:
                 outer = self.by_connection.get(id(connection))
                 self._joined[id(own)] = self._open(span, connection, outer)
 
-    def left(self, _session: Session, own: SessionTransaction) -> None:
+    def left(self, session: Session, own: SessionTransaction) -> None:
         """Take note of what a session took for its transaction and has ended."""
-        if not self._joined:
+        if own.parent is not None or not self.by_connection:
             return
         transaction = self._joined.pop(id(own), None)
+        if (transaction is None or transaction.ended) and isinstance(
+            session.bind, self._connection_class
+        ):
+            # What the session took for its transaction has begun where nothing was measured.
+            found = self.by_connection.get(id(session.bind))
+            transaction = found if found is not None and found.span is None else None
         if transaction is None:
             return
         self._finish(transaction, Clock.now())
@@ -159,13 +172,29 @@ class Transactions:
         if connection is not None and self.by_connection.get(id(connection)) is transaction:
             self._uncover(id(connection), transaction)
 
-    def wrote(self, transaction: OpenTransaction, tally: LiveTally) -> None:
-        """Take note of the first statement of a transaction that writes."""
-        if not transaction.ended:
-            transaction.written = tally
-            with self._lock:
-                self._written.add(transaction)
-                self._spans.leaves = self._leaves
+    def wrote(
+        self,
+        transaction: OpenTransaction | None,
+        connection: Connection,
+        span: OpenSpan,
+        tally: LiveTally,
+    ) -> None:
+        """Take note of a statement that writes or locks, in another span than the last one did.
+
+        Args:
+            transaction: the innermost one of the connection; None if it was not seen to begin.
+        """
+        if transaction is None or transaction.ended:
+            if self._internals.commits_by_itself(connection):
+                return
+            transaction = self._open(None, connection, None)
+        elif transaction not in self._here.get():
+            self._remember(transaction)
+        transaction.latest = span
+        transaction.writes.setdefault(span, tally)
+        with self._lock:
+            self._written.add(transaction)
+            self._spans.leaves = self._leaves
 
     # -- what others tell ---------------------------------------------------------------------
 
@@ -174,20 +203,17 @@ class Transactions:
     ) -> None:
         """Count what leaves the process while a transaction of the same task has written."""
         span = span or self._spans.innermost()
+        if span is None:
+            return
         for transaction in reversed(self._here.get()):
-            written = transaction.written
-            if (
-                span is not None
-                and written is not None
-                and not transaction.ended
-                and transaction.span is span
-                and transaction.connection() is not None
-            ):
+            written = None if transaction.ended else _written_around(span, transaction)
+            if written is not None and transaction.connection() is not None:
                 name = f"{_KINDS.get(kind, kind)} {label}"
                 tally = ledger_of(span).tally(name, Kind.TRANSACTION, name, site, None)
                 tally.add("tx_calls", 1)
+                what = " (takes a lock)" if written.kind in _READING else ""
                 tally.facts["wrote"] = (
-                    f"{written.label} at {written.site or 'no line of your code'}"
+                    f"{written.label}{what} at {written.site or 'no line of your code'}"
                 )
                 return
 
@@ -197,39 +223,69 @@ class Transactions:
     def closed(self, span: OpenSpan) -> None:
         """End what has begun in the span and is still open, and tell of the longest."""
         now = Clock.now()
+        for each in list(self._written):
+            _hand_on(each, span)
         for key, innermost in list(self.by_connection.items()):
             transaction: OpenTransaction | None = innermost
             while transaction is not None:
                 if transaction.span is span:
-                    # When a connection that was thrown away did end, is not known.
-                    transaction.ended |= transaction.connection() is None
-                    self._finish(transaction, now)
+                    self._leave(transaction, now)
                 transaction = transaction.outer
             self._uncover(key, innermost)
+        self._drop_unwritten()
         for own, each in list(self._joined.items()):
             if each.ended:
                 self._joined.pop(own, None)
-        with self._lock:
-            self._written = {each for each in self._written if each.span is not span}
-            if not self._written:
-                self._spans.leaves = None
         ledger = span.ledgers.get("sql")
         if ledger is not None and ledger.longest is not None:
             span.facts["tx_longest"] = _describe(span, *ledger.longest)
 
+    def _leave(self, transaction: OpenTransaction, now: float) -> None:
+        """End what has begun in a span that closes, unless the code around it has written too."""
+        # When a connection that was thrown away did end, is not known.
+        transaction.ended |= transaction.connection() is None
+        if transaction.writes and not transaction.ended:
+            self._measure(transaction, now)
+            transaction.span = None
+        else:
+            self._finish(transaction, now)
+
+    def _drop_unwritten(self) -> None:
+        """Forget those that have written in no span that is still open."""
+        with self._lock:
+            for each in list(self._written):
+                if each.ended or not each.writes:
+                    self._written.discard(each)
+                    if each.span is None:
+                        self._forget(each)
+            if not self._written:
+                self._spans.leaves = None
+
     # -- the one way in and out ---------------------------------------------------------------
 
     def _open(
-        self, span: OpenSpan, connection: Connection, outer: OpenTransaction | None
+        self, span: OpenSpan | None, connection: Connection, outer: OpenTransaction | None
     ) -> OpenTransaction:
-        transaction = OpenTransaction(span, connection, self._places.site(sys._getframe(2)), outer)
-        here = self._here.get()
-        self._here.set((*(each for each in here if not each.ended), transaction))
+        site = None if span is None else self._places.site(sys._getframe(2))
+        transaction = OpenTransaction(span, connection, site, outer)
+        self._remember(transaction)
         self.by_connection[id(connection)] = transaction
         return transaction
 
+    def _remember(self, transaction: OpenTransaction) -> None:
+        """Note that this thread or task has to do with a transaction."""
+        here = self._here.get()
+        self._here.set((*(each for each in here if not each.ended), transaction))
+
+    def _forget(self, transaction: OpenTransaction) -> None:
+        """Drop one that was not seen to begin; if it writes again it is found again."""
+        transaction.ended = True
+        for key, each in list(self.by_connection.items()):
+            if each is transaction:
+                self._uncover(key, each)
+
     def _finish(self, transaction: OpenTransaction, now: float) -> None:
-        if transaction.written is not None:
+        if transaction.writes:
             with self._lock:
                 self._written.discard(transaction)
                 if not self._written:
@@ -237,9 +293,13 @@ class Transactions:
         if transaction.ended:
             return
         transaction.ended = True
+        self._measure(transaction, now)
+
+    def _measure(self, transaction: OpenTransaction, now: float) -> None:
+        """Tell the span in which a transaction began how long it was open there."""
         span = transaction.span
         took = now - transaction.began
-        if not span.closed and took > span.peaks.get("tx_longest", -1.0):
+        if span is not None and not span.closed and took > span.peaks.get("tx_longest", -1.0):
             span.peaks["tx_longest"] = took
             ledger_of(span).longest = (transaction, _marks(span))
 
@@ -251,6 +311,34 @@ class Transactions:
             self.by_connection.pop(key, None)
         else:
             self.by_connection[key] = transaction
+
+
+def _is_part(span: OpenSpan) -> bool:
+    """Return whether a span is a part of the code around it, as a block that a test measures is.
+
+    A request, a task or a call that is timed is none, and neither is what a contract calls.
+    """
+    return span.kind == "block" and span.owner is None
+
+
+def _written_around(span: OpenSpan, transaction: OpenTransaction) -> LiveTally | None:
+    """Return what a transaction wrote first in the span, or around it in the same request."""
+    around: OpenSpan | None = span
+    while around is not None:
+        written = transaction.writes.get(around)
+        if written is not None:
+            return written
+        around = around.parent if _is_part(around) else None
+    return None
+
+
+def _hand_on(transaction: OpenTransaction, span: OpenSpan) -> None:
+    """Hand what was written in a span that closes to the code that it is a part of."""
+    written = transaction.writes.pop(span, None)
+    if transaction.latest is span:
+        transaction.latest = None
+    if written is not None and span.parent is not None and _is_part(span):
+        transaction.writes.setdefault(span.parent, written)
 
 
 def _marks(span: OpenSpan) -> Marks:

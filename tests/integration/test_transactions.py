@@ -17,6 +17,7 @@ Records = Callable[[], dict[str, Record]]
 API = """
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from threading import Thread
 
 import httpx
@@ -28,6 +29,8 @@ from sqlalchemy.orm import Session
 import shop
 
 KEPT = []
+# What is written must be new, or it is not written.
+NUMBERS = count()
 
 
 class Bank(BaseHTTPRequestHandler):
@@ -72,7 +75,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/early")
 def early(session=Depends(get_session)):
-    session.get(shop.User, 1).email = "early@shop"
+    session.get(shop.User, 1).email = f"early{next(NUMBERS)}@shop"
     session.flush()
     charge()
     session.commit()
@@ -80,14 +83,14 @@ def early(session=Depends(get_session)):
 
 @app.post("/late")
 def late(session=Depends(get_session)):
-    session.get(shop.User, 1).email = "late@shop"
+    session.get(shop.User, 1).email = f"late{next(NUMBERS)}@shop"
     session.commit()
     charge()
 
 
 @app.post("/async-early")
 async def async_early(session=Depends(get_async_session)):
-    (await session.get(shop.User, 2)).email = "early@shop"
+    (await session.get(shop.User, 2)).email = f"early{next(NUMBERS)}@shop"
     await session.flush()
     async with httpx.AsyncClient(trust_env=False) as client:
         await client.post(bank + "/charges/7")
@@ -96,10 +99,16 @@ async def async_early(session=Depends(get_async_session)):
 
 @app.post("/async-late")
 async def async_late(session=Depends(get_async_session)):
-    (await session.get(shop.User, 2)).email = "late@shop"
+    (await session.get(shop.User, 2)).email = f"late{next(NUMBERS)}@shop"
     await session.commit()
     async with httpx.AsyncClient(trust_env=False) as client:
         await client.post(bank + "/charges/7")
+
+
+@app.post("/only-calls")
+def only_calls(session=Depends(get_session)):
+    session.get(shop.User, 3)
+    charge()
 
 
 @app.get("/leaky")
@@ -301,7 +310,7 @@ def joined(client):
 
 @pytest.mark.perf_budget(pool_leaks=0, tx_calls=0)
 def test_session_of_a_fixture(client, session):
-    session.get(shop.User, 5).email = "test@shop"
+    session.get(shop.User, 5).email = f"test{next(api.NUMBERS)}@shop"
     session.flush()
     client.get("/tidy")
     client.get("/missing")
@@ -329,6 +338,87 @@ def test_joined_and_late(client, joined):
 @pytest.mark.perf_budget(tx_calls=0)
 def test_joined_and_early(client, joined):
     client.post("/early")
+
+
+@pytest.fixture
+def arranged(joined):
+    joined.get(shop.User, 6).email = f"fixture{next(api.NUMBERS)}@shop"
+    joined.flush()
+    return joined
+
+
+@pytest.mark.perf_budget(tx_calls=0)
+def test_arranged_and_early(client, arranged):
+    client.post("/early")
+
+
+@pytest.mark.perf_budget(tx_calls=0)
+def test_arranged_and_early_in_the_test(arranged):
+    arranged.get(shop.User, 7).email = f"test{next(api.NUMBERS)}@shop"
+    arranged.flush()
+    api.charge()
+
+
+@pytest.mark.perf_budget(tx_calls=0)
+def test_arranged_by_the_test_and_early(client, joined):
+    joined.get(shop.User, 7).email = f"test{next(api.NUMBERS)}@shop"
+    joined.flush()
+    client.post("/early")
+
+
+@pytest.mark.perf_budget(tx_calls=0)
+def test_arranged_by_the_test_and_late(client, arranged):
+    arranged.get(shop.User, 7).email = f"test{next(api.NUMBERS)}@shop"
+    arranged.flush()
+    client.post("/late")
+
+
+@pytest.mark.perf_budget(tx_calls=0)
+def test_arranged_by_the_test_and_no_write(client, arranged):
+    arranged.get(shop.User, 7).email = f"test{next(api.NUMBERS)}@shop"
+    arranged.flush()
+    client.post("/only-calls")
+
+
+@pytest.mark.perf_budget(tx_calls=0)
+def test_block_and_early(arranged, perf):
+    arranged.get(shop.User, 7).email = f"test{next(api.NUMBERS)}@shop"
+    arranged.flush()
+    with perf.measure("pay"):
+        api.charge()
+
+
+def scaled(perf, session, run):
+    def populate(size):
+        session.add_all(shop.User(email=f"{size}-{n}@shop") for n in range(size))
+        session.flush()
+
+    perf.scales(
+        populate, run, session=session, http_requests="O(n)", sql_queries="O(n)",
+        sql_n_plus_one="O(n)", tx_calls="O(1)",
+    )
+
+
+def test_scales_and_early(arranged, perf):
+    def run():
+        for user in arranged.scalars(select(shop.User)).all():
+            user.email = f"new-{user.email}"
+            arranged.flush()
+            api.charge()
+
+    scaled(perf, arranged, run)
+
+
+def test_scales_and_late(arranged, perf):
+    def run():
+        users = arranged.scalars(select(shop.User)).all()
+        for user in users:
+            api.charge()
+        users[0].email = f"new-{users[0].email}"
+        arranged.flush()
+        api.charge()
+
+    scaled(perf, arranged, run)
 """
 
 
@@ -340,8 +430,15 @@ def test_sessions_of_tests_and_fixtures_are_told_from_the_applications(
 
     result = run("-o", f"perfguard_phases={phases}")
 
-    assert failed(result) == ["test_joined_and_early"]
-    result.assert_outcomes(passed=4, failed=1)
+    assert failed(result) == [
+        "test_arranged_and_early",
+        "test_arranged_and_early_in_the_test",
+        "test_arranged_by_the_test_and_early",
+        "test_block_and_early",
+        "test_joined_and_early",
+        "test_scales_and_early",
+    ]
+    result.assert_outcomes(passed=7, failed=6)
 
 
 def test_a_fixture_that_is_asked_for_late_may_give_its_connection_back(

@@ -130,16 +130,172 @@ def test_a_write_in_another_transaction_does_not_count(
     assert measured["tx_calls"] == 0
 
 
-def test_a_transaction_of_the_block_around_is_none_of_this_block(
+def test_a_block_is_a_part_of_the_code_around_it(
     recorder: Recorder, engine: Engine, charge: Callable[[], object], users: int
 ) -> None:
-    with recorder.measure("outer") as outer, Session(engine) as session:
+    with recorder.measure("test", "test") as test, Session(engine) as session:
+        with recorder.measure("write"):
+            session.add(user())
+            session.flush()
+        charge()
+        with recorder.measure("pay") as pay:
+            charge()
+        assert pay["tx_calls"] == 1
+        session.commit()
+        charge()
+        with recorder.measure("after") as after:
+            charge()
+        assert after["tx_calls"] == 0
+    assert done(test).tallies
+    assert tally_of(test, "HTTP POST /charges/{id}").sums["tx_calls"] == 1
+
+
+@pytest.mark.parametrize("kind", ["request", "task", "call"])
+def test_what_a_test_wrote_to_arrange_is_none_of_what_it_calls(
+    recorder: Recorder, engine: Engine, charge: Callable[[], object], users: int, kind: str
+) -> None:
+    with recorder.measure("test", "test") as test, Session(engine) as session:
         session.add(user())
         session.flush()
-        with recorder.measure("inner"):
+        with recorder.measure("only calls", kind) as calling:
             charge()
-        session.commit()
-    assert outer["tx_calls"] == 0
+        assert calling["tx_calls"] == 0
+        with recorder.measure("writes and calls", kind) as called:
+            session.add(user())
+            session.flush()  # the endpoint
+            charge()
+        assert called["tx_calls"] == 1
+        assert wrote(called).startswith(f"INSERT users at {here('the endpoint')} in ")
+        with recorder.measure("reads and calls", kind) as reading:
+            session.scalars(select(User)).all()
+            charge()
+        assert reading["tx_calls"] == 0
+        charge()
+        assert test["tx_calls"] == 2
+        with recorder.measure("commits and calls", kind) as committing:
+            session.add(user())
+            session.commit()
+            charge()
+        assert committing["tx_calls"] == 0
+    assert recorder.leaves is None
+
+
+def test_what_a_request_wrote_is_none_of_the_test_around_it(
+    recorder: Recorder, engine: Engine, charge: Callable[[], object], users: int
+) -> None:
+    with Session(engine) as session, recorder.measure("test", "test") as test:
+        with recorder.measure("request", "request"):
+            session.add(user())
+            session.flush()
+        assert recorder.leaves is None
+        charge()
+    assert test["tx_calls"] == 0
+
+
+@pytest.mark.parametrize("before", ["flush", "read"])
+@pytest.mark.parametrize("mode", ["create_savepoint", "savepoint by hand", "an engine"])
+def test_a_transaction_that_a_fixture_began_is_found(
+    recorder: Recorder,
+    sync_database: Database,
+    charge: Callable[[], object],
+    mode: str,
+    before: str,
+) -> None:
+    engine = sync_database.engine
+    with ExitStack() as stack:
+        session = stack.enter_context(
+            Session(engine) if mode == "an engine" else rolled_back(engine, mode)
+        )
+        if before == "flush":
+            session.add(user())
+            session.flush()
+        else:
+            session.execute(text("SELECT 1"))
+        with recorder.measure("test", "test") as measured:
+            charge()
+            assert measured["tx_calls"] == 0
+            session.add(user())
+            session.flush()
+            charge()
+            assert measured["tx_calls"] == 1
+            session.commit()
+            charge()
+            assert measured["tx_calls"] == 1
+            session.add(user())
+            session.flush()
+            charge()
+            assert measured["tx_calls"] == 2
+            session.rollback()
+            charge()
+        assert measured["tx_calls"] == 2
+        with recorder.measure("next", "test") as after:
+            charge()
+        assert after["tx_calls"] == 0
+        session.rollback()
+
+
+def test_a_session_that_several_tests_share_ends_what_each_of_them_wrote(
+    recorder: Recorder, sync_database: Database, charge: Callable[[], object]
+) -> None:
+    with rolled_back(sync_database.engine, "create_savepoint") as session:
+        for number in range(2):
+            with recorder.measure(f"test {number}", "test") as first:
+                with recorder.measure("block"):
+                    session.add(user())
+                    session.flush()
+                charge()
+            assert first["tx_calls"] == 1
+        with recorder.measure("test", "test") as last:
+            session.add(user())
+            session.flush()
+            session.commit()
+            charge()
+        assert last["tx_calls"] == 0
+        assert recorder.leaves is None
+
+
+LOCKS = [
+    "SELECT name FROM users WHERE id = 1 FOR UPDATE",
+    "SELECT name FROM users WHERE id = 1 FOR SHARE SKIP LOCKED",
+    "SELECT name FROM users WHERE id = 1 FOR NO KEY UPDATE",
+    "SELECT pg_advisory_xact_lock(77)",
+    "SELECT pg_try_advisory_xact_lock_shared(77)",
+    "LOCK TABLE users IN SHARE MODE",
+    "EXPLAIN ANALYZE UPDATE users SET bio = 'b'",
+    "EXPLAIN (ANALYZE, COSTS OFF) DELETE FROM users WHERE id = -1",
+    "SELECT * INTO TEMP TABLE copied FROM users",
+    "SELECT 1; UPDATE users SET bio = 'b' WHERE id = 1",
+]
+
+
+@pytest.mark.parametrize("statement", LOCKS)
+@pytest.mark.usefixtures("users")
+def test_a_read_that_locks_is_held_to_the_end_of_the_transaction(
+    recorder: Recorder,
+    postgres_database: Database,
+    charge: Callable[[], object],
+    statement: str,
+) -> None:
+    with recorder.measure("block") as measured, postgres_database.engine.connect() as connection:
+        connection.exec_driver_sql("SELECT 1")
+        charge()
+        connection.exec_driver_sql(statement)
+        charge()
+        connection.rollback()
+        charge()
+    assert measured["tx_calls"] == 1
+
+
+def test_a_row_that_is_loaded_for_update_is_locked(
+    recorder: Recorder, postgres_database: Database, charge: Callable[[], object], users: int
+) -> None:
+    with recorder.measure("block") as measured, Session(postgres_database.engine) as session:
+        session.get(User, 1, with_for_update=True)  # locks
+        charge()
+        session.rollback()
+        charge()
+    assert measured["tx_calls"] == 1
+    assert wrote(measured).startswith(f"SELECT users (takes a lock) at {here('locks')} in ")
 
 
 def test_a_connection_that_was_thrown_away_holds_nothing(

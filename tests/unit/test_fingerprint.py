@@ -420,3 +420,35 @@ def test_a_long_statement_is_cut_in_its_columns_first(text: str, width: int, sho
 )
 def test_the_parameter_that_skips_rows_is_found(sql: str, offset: int | str | None) -> None:
     assert fingerprint(sql).offset == offset
+
+
+@pytest.mark.parametrize(
+    ("sql", "locks"),
+    [
+        ("SELECT a FROM t FOR UPDATE", True),
+        ("SELECT a FROM t FOR UPDATE OF t NOWAIT", True),
+        ("WITH u AS (SELECT a FROM t FOR NO KEY UPDATE) SELECT a FROM u", True),
+        ("SELECT a FROM t FOR KEY SHARE", True),
+        ("SELECT a FROM t LOCK IN SHARE MODE", True),
+        ("select pg_catalog.pg_advisory_lock(?)", True),
+        ("SELECT pg_advisory_unlock(?)", False),
+        ("SELECT pg_advisory_lock FROM t", False),
+        ("LOCK TABLE t", True),
+        ("SELECT a INTO b FROM t", True),
+        ("SELECT a INTO @b FROM t", False),
+        ("SELECT a FROM t WHERE b = 'FOR UPDATE; DELETE FROM t'", False),
+        ('SELECT "FOR", "update" FROM t', False),
+        ("SELECT a FROM t -- FOR UPDATE", False),
+        ("SELECT a FROM t;", False),
+        ("SELECT a; SELECT b", False),
+        ("SELECT a; DELETE FROM t", True),
+        ("BEGIN; UPDATE t SET a = 1; COMMIT", False),
+        ("BEGIN; UPDATE t SET a = 1; ROLLBACK TO b", True),
+        ("EXPLAIN UPDATE t SET a = 1", False),
+        ("EXPLAIN ANALYZE SELECT a FROM t", False),
+        ("EXPLAIN (ANALYZE, BUFFERS) UPDATE t SET a = 1", True),
+        ("UPDATE alembic_version SET version_num = 'a'", False),
+    ],
+)
+def test_what_locks_without_being_a_write_is_told(sql: str, locks: bool) -> None:
+    assert fingerprint(sql).locks is locks
