@@ -539,9 +539,7 @@ class Perf:
             TaskError: if it has no such methods.
         """
         __tracebackhide__ = True
-        missing = [
-            name for name in ("start", "stop") if not callable(getattr(queue, name, None))
-        ]
+        missing = [name for name in ("start", "stop") if not callable(getattr(queue, name, None))]
         if missing:
             raise TaskError(
                 f"{self._where('perf.queue')}: what is of type {type(queue).__name__} has no "

@@ -74,7 +74,6 @@ class Sent:
     Attributes:
         tries: numbers of the tries that are known, which need not come in order.
         last: number of the last one, once that is known.
-        replaced: something else has been published under the same key.
     """
 
     name: str
@@ -84,7 +83,6 @@ class Sent:
     tally: PublishedTally
     tries: set[int] = field(default_factory=set)
     last: int | None = None
-    replaced: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -228,11 +226,12 @@ class TaskProbe:
         return site
 
     def _send(self, key: Hashable, sent: Sent) -> None:
-        known = self._sent.get(key)
-        if known is not None:
-            known.replaced = True
-        elif len(self._sent) >= _MAX_SENT:
+        if len(self._sent) >= _MAX_SENT:
             return
+        known = self._sent.pop(key, None)
+        if known is not None:
+            # A task is replaced while it runs, and its own end is still to be waited for.
+            self._sent[_replaced(key, known)] = known
         self._sent[key] = sent
 
     def asked(self, span: OpenSpan) -> frozenset[str]:
@@ -342,16 +341,16 @@ class TaskProbe:
     def _heard(self, key: Hashable, sent: Sent, number: int, state: str) -> None:
         """Note a try of a message; with the last one of all, no more is to be waited for."""
         with self._changed:
-            if self._sent.get(key) is not sent and not sent.replaced:
+            if self._sent.get(key) is not sent:
+                key = _replaced(key, sent)
+            if key not in self._sent:
                 return
             sent.tries.add(number)
             if state != "retry":
                 sent.last = number
             if sent.last is not None and sent.tries.issuperset(range(sent.last)):
                 sent.tally.unheard -= 1
-                if self._sent.get(key) is sent:
-                    del self._sent[key]
-                sent.replaced = False
+                del self._sent[key]
                 self._changed.notify_all()
 
     # -- the end of a span -------------------------------------------------------------------------
@@ -477,6 +476,11 @@ class TaskProbe:
             self._early.clear()
             with self.aside():
                 post.close()
+
+
+def _replaced(key: Hashable, sent: Sent) -> str:
+    """Return what a message is kept by when another one has been given its key."""
+    return f"{key} {id(sent)}"
 
 
 def _ledger(span: OpenSpan) -> TaskLedger:

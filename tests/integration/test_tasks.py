@@ -499,7 +499,7 @@ def test_a_task_that_is_replaced_ends(
     pytester.makepyfile(
         WHERE[where]
         + """
-@pytest.mark.perf_budget(sql_queries=2, task_runs=1, task_failures=0)
+@pytest.mark.perf_budget(sql_queries=2, task_runs=1)
 def test_it():
     jobs.step_aside.delay()
     jobs.get_email(1)
@@ -512,12 +512,12 @@ def test_next():
     )
     result = run("-q")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines_random(
         [
-            "perfguard: 2 of 3 budgets exceeded in test_it",
-            "  sql_queries    3 > 2   *",
-            "  task_runs      2 > 1   *",
-            "perfguard: 1 of 1 budgets exceeded in test_next",
+            "perfguard: 2 of 2 budgets exceeded in test_it",
+            "  sql_queries  3 > 2   *",
+            "  task_runs    2 > 1   *",
+            "perfguard: 1 of 1 budget exceeded in test_next",
         ]
     )
 
@@ -546,11 +546,10 @@ def test_what_is_no_queue_is_told_where_it_is_given(
     )
     result = run("-q")
     result.assert_outcomes(failed=3)
-    result.stdout.fnmatch_lines(
+    result.stdout.fnmatch_lines_random(
         [
-            "*TaskError: perf.queue, test_*.py:4: what is of type object has no start() and no "
-            "stop(): pass an object with start(probe) and stop()",
+            "*TaskError: perf.queue, test_*.py:4: what is of type object has no *",
             "*TaskError: perf.queue, test_*.py:10: what is of type Half has no stop(): *",
-            "perfguard: 1 of 1 budgets exceeded in test_next",
+            "perfguard: 1 of 1 budget exceeded in test_next",
         ]
     )
