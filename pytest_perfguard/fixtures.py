@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from pytest_perfguard.budgets import Budget, read_limits, requested
 from pytest_perfguard.contracts import ColdWarm, cold_warm, stampede
 from pytest_perfguard.endpoint_growth import scales_endpoints, walk
-from pytest_perfguard.errors import CacheError, GrowthError, LimitError
+from pytest_perfguard.errors import CacheError, GrowthError, LimitError, TaskError
 from pytest_perfguard.jobs import Job, Steps
 from pytest_perfguard.probes.cache import Watch
 from pytest_perfguard.probes.cache_counters import counter_of
@@ -534,7 +534,18 @@ class Perf:
         Args:
             queue: has ``start(probe)`` and ``stop()``, and tells the probe what is published and
                 what is run; see the page on tasks.
+
+        Raises:
+            TaskError: if it has no such methods.
         """
+        __tracebackhide__ = True
+        missing = [name for name in ("start", "stop") if not callable(getattr(queue, name, None))]
+        if missing:
+            raise TaskError(
+                f"{self._where('perf.queue')}: what is of type {type(queue).__name__} has no "
+                f"{' and no '.join(f'{name}()' for name in missing)}: pass an object with "
+                "start(probe) and stop()"
+            )
         self._guard.recorder.probe(TaskProbe).add(queue)
 
     def _job(self, where: str, **functions: object) -> Job:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -238,6 +239,8 @@ class Spans:
             (``http``, ``cache`` or ``task``), a label, the line that sent it, and the span in
             which that was, by default the innermost. It is None unless a transaction of a
             database has written, so to ask costs next to nothing.
+        aside: makes a context manager; what is sent to a cache inside it, by this thread or task,
+            is nobody's: neither a command nor something that leaves the process.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -252,6 +255,7 @@ class Spans:
         self.asked_of_requests: frozenset[str] = frozenset()
         self.fixtures: list[Callable[[], Callable[[], None]]] = []
         self.leaves: Leaves | None = None
+        self.aside: Callable[[], AbstractContextManager[object]] = nullcontext
         self._open: list[OpenSpan] = []
         # Whether a timing is under way, for which the probes are off.
         self.timing = False
@@ -310,16 +314,26 @@ class Spans:
     def close(self, span: OpenSpan, *, keep: bool = True) -> Span:
         """Close a span and return it as data; the nearest span around it that is open keeps it.
 
+        It is closed even if a watcher fails; its error goes on when all of them have been told.
+
         Args:
             keep: False for what belongs to no measurement, such as the emptying of a cache.
         """
         seconds = Clock.now() - span.started
-        for watcher in self.watchers:
-            watcher.closed(span)
-        self._read(span)
-        span.closed = True
-        self._open.remove(span)
-        self._context.set(span.parent)
+        untold = iter(self.watchers)
+        try:
+            for watcher in untold:
+                watcher.closed(span)
+            self._read(span)
+        except BaseException:
+            for watcher in untold:
+                with suppress(Exception):
+                    watcher.closed(span)
+            raise
+        finally:
+            span.closed = True
+            self._open.remove(span)
+            self._context.set(span.parent)
         frozen = self.freeze(span, seconds)
         if span.depth > MAX_DEPTH:
             # A tree that deep would end every reader of it: what is inside is added up.
@@ -363,7 +377,12 @@ class Spans:
     def abandon(self) -> None:
         """Close whatever has been left open, so that nothing is recorded into it any more."""
         for span in reversed(list(self._open)):
-            self.close(span)
+            try:
+                self.close(span)
+            except BaseException:
+                # Those around it would take up what the next tests do.
+                self.abandon()
+                raise
 
     def freeze(self, span: OpenSpan, seconds: float | None = None) -> Span:
         """Return what the span holds so far."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from functools import wraps
@@ -70,9 +71,12 @@ class CacheProbe:
         self._wrapped: dict[Seam, tuple[Any, Any]] = {}
         # What the commands under way are added to; None where the client acts for itself.
         self._under_way: ContextVar[CacheTally | None] = ContextVar("perfguard_cache", default=None)
+        self._spans: Spans | None = None
 
     def start(self, spans: Spans) -> None:
         """Wrap the clients. What somebody else has put in our place since, is wrapped again."""
+        self._spans = spans
+        spans.aside = self.aside
         if not self._wrapped:
             try:
                 found = list(seams())
@@ -100,6 +104,18 @@ class CacheProbe:
             if vars(seam.owner).get(seam.method) is wrapper:
                 setattr(seam.owner, seam.method, original)
         self._wrapped.clear()
+        if self._spans is not None:
+            self._spans.aside = nullcontext
+            self._spans = None
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Count nothing of what this thread or task sends inside."""
+        token = self._under_way.set(_NOBODY)
+        try:
+            yield
+        finally:
+            _leave(self._under_way, token)
 
 
 class Watch:

@@ -7,9 +7,10 @@ that a release that moves one of these names is noticed here and nowhere else.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from functools import wraps
 from types import FrameType
 from typing import Any
 
@@ -64,6 +65,42 @@ def expire_list(channel: Any, queue: str, seconds: int) -> None:
     client = getattr(channel, "client", None)
     if client is not None and hasattr(client, "expire"):
         client.expire(queue, seconds)
+
+
+class Publishing:
+    """Surrounds what kombu does to publish a message: on Redis, that is sent by a Redis client.
+
+    Args:
+        around: makes the context manager that each message is published in.
+    """
+
+    def __init__(self, around: Callable[[], AbstractContextManager[object]]) -> None:
+        self._around = around
+        self._wrapped: tuple[Any, Any, Any] | None = None
+
+    def start(self) -> None:
+        """Wrap kombu's producer, if it has been loaded by now."""
+        producer = getattr(sys.modules.get("kombu.messaging"), "Producer", None)
+        if producer is None or self._wrapped is not None:
+            return
+        original, around = producer.publish, self._around
+
+        @wraps(original)
+        def publish(*args: Any, **options: Any) -> Any:
+            __tracebackhide__ = True
+            with around():
+                return original(*args, **options)
+
+        producer.publish = publish
+        self._wrapped = producer, original, publish
+
+    def stop(self) -> None:
+        """Put the original back, where our wrapper is still in its place."""
+        if self._wrapped is not None:
+            producer, original, publish = self._wrapped
+            if producer.publish is publish:
+                producer.publish = original
+            self._wrapped = None
 
 
 @contextmanager

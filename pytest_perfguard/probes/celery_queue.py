@@ -11,17 +11,19 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from pytest_perfguard.probes.celery_internals import (
     PLUMBING,
+    Publishing,
     is_in_group,
     library,
     publishing_app,
 )
+from pytest_perfguard.probes.tasks import shown_name
 
 if TYPE_CHECKING:
     from pytest_perfguard.model import Site
@@ -48,6 +50,7 @@ class CeleryQueue:
         self._ends: dict[tuple[str, int], tuple[str, str | None]] = {}
         # The line that called a task which runs at once, for its retries.
         self._called: dict[str, Site | None] = {}
+        self._publishing = Publishing(self._aside)
 
     def start(self, probe: TaskProbe | None) -> None:
         """Connect to the signals, if Celery has been loaded by now."""
@@ -70,7 +73,12 @@ class CeleryQueue:
         while self._connected:
             signal, receiver = self._connected.pop()
             signal.disconnect(receiver)
+        self._publishing.stop()
         self._ends.clear()
+        self._called.clear()
+
+    def _aside(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._probe is None else self._probe.aside()
 
     # -- signals -----------------------------------------------------------------------------------
 
@@ -81,16 +89,19 @@ class CeleryQueue:
         span = probe.span()
         if span is None:
             return
+        # Whoever publishes has loaded what it is published with.
+        self._publishing.start()
         if not headers.get("retries"):
             self._publish(probe, sender, sys._getframe(1), headers["id"], headers.get("group"))
-        header = self.header(probe, span, sys._getframe(1))
+        with probe.aside():
+            header = self.header(probe, span, sys._getframe(1))
         if header is not None:
             headers[HEADER] = header
 
     def _publish(
         self, probe: TaskProbe, name: str, frame: FrameType, key: str | None, group: object
     ) -> Site | None:
-        short = name.rpartition(".")[2]
+        short = shown_name(name).rpartition(".")[2]
         return probe.publish(
             name,
             frame,
@@ -184,7 +195,11 @@ class CeleryPost:
         return None if inbox is None else inbox.name
 
     def receive(self, timeout: float) -> Iterable[Mapping[str, Any]]:
-        """Return the records that have come, waiting for one for so many seconds at most."""
+        """Return the records that have come, waiting for one for so many seconds at most.
+
+        Raises:
+            ConnectionError: if a broker has gone; it names the class of the error.
+        """
         found: list[Mapping[str, Any]] = []
         inboxes = [inbox for inbox in self._inboxes.values() if inbox is not None]
         for inbox in inboxes:
@@ -237,16 +252,23 @@ class _Inbox:
         self._records.append(message.payload)
 
     def receive(self, timeout: float) -> list[Mapping[str, Any]]:
-        with suppress(TimeoutError):
+        lost = *self._connection.connection_errors, *self._connection.channel_errors
+        try:
             self._connection.drain_events(timeout=timeout)
+        except TimeoutError:
+            pass
+        except lost as error:
+            raise ConnectionError(type(error).__name__) from error
         found, self._records = self._records, []
         return found
 
     def close(self) -> None:
         # The broker may have gone in the meantime, and the queue with it.
-        with suppress(*self._connection.connection_errors, *self._connection.channel_errors):
+        lost = *self._connection.connection_errors, *self._connection.channel_errors
+        with suppress(*lost):
             self._consumer.cancel()
             bound = self._queue(self._channel)
             bound.purge()
             bound.delete()
-        self._connection.release()
+        with suppress(*lost):
+            self._connection.release()

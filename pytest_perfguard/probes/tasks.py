@@ -8,9 +8,11 @@ published, what begins and what ends; Celery's is in :mod:`pytest_perfguard.prob
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from threading import Condition
 from types import FrameType
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pytest_perfguard.model import Site, Span
 from pytest_perfguard.probes.task_ledger import PublishedTally, Run, TaskLedger
 from pytest_perfguard.spans import Clock
+from pytest_perfguard.visible import visible
 
 if TYPE_CHECKING:
     from pytest_perfguard.spans import OpenSpan, Spans
@@ -29,13 +32,26 @@ NEED_RUNS = ("task_runs", "task_slowest", "task_latency", "task_retries", "task_
 _MAX_SENT = 10_000
 # How often a wait looks whether a thread of this process has done the rest.
 _LOOK = 0.02
+# Anything can be given to a task for its name.
+_LONGEST_NAME = 200
+_log = logging.getLogger(__name__)
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a task as it is shown: printable, and no longer than a few lines."""
+    text = visible(name[: _LONGEST_NAME + 1])
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
 
 class Post(Protocol):
     """Brings back what workers in other processes have measured."""
 
     def receive(self, timeout: float) -> Iterable[Mapping[str, Any]]:
-        """Return the records that have come, waiting for one for so many seconds at most."""
+        """Return the records that have come, waiting for one for so many seconds at most.
+
+        Raises:
+            ConnectionError: if what would bring them has gone; it names why.
+        """
 
     def close(self) -> None:
         """Leave nothing on the broker, and no connection to it."""
@@ -69,6 +85,14 @@ class Sent:
     last: int | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Try:
+    """A try that is under way, and the message that it was begun by, if we know that."""
+
+    span: OpenSpan
+    message: Sent | None
+
+
 class TaskProbe:
     """Counts what is published, and opens a span for each try of a task.
 
@@ -83,7 +107,9 @@ class TaskProbe:
         self._spans: Spans | None = None
         self._process = 0
         self._sent: dict[Hashable, Sent] = {}
-        self._running: dict[Hashable, OpenSpan] = {}
+        # The tries under way by their key, the innermost last: a task that replaces itself, and
+        # runs at once, has begun again under its own identity before it has ended.
+        self._running: dict[Hashable, list[_Try]] = {}
         # What has come from workers before it was known that it was published.
         self._early: dict[Hashable, list[Mapping[str, Any]]] = {}
         self._changed = Condition()
@@ -100,15 +126,23 @@ class TaskProbe:
 
     def add(self, queue: Queue) -> None:
         """Listen to one more library, from now on."""
-        if queue not in self._queues:
-            self._queues.append(queue)
+        if not any(known is queue for known in self._queues):
+            # One that cannot be started would fail every test from now on.
             if self._spans is not None:
                 queue.start(self)
+            self._queues.append(queue)
 
     def stop(self) -> None:
         """Stop listening. What is under way in an open span is still waited for when it closes."""
         for queue in self._queues:
-            queue.stop()
+            try:
+                queue.stop()
+            except Exception:  # noqa: BLE001 - the session's report would be lost for it
+                _log.warning(
+                    "perfguard: %s.stop() failed: what it has begun may be left behind",
+                    type(queue).__name__,
+                    exc_info=True,
+                )
         if self._spans is not None and self._spans.innermost() is None:
             self._spans.watchers.remove(self)
             self._sent.clear()
@@ -128,6 +162,10 @@ class TaskProbe:
             "n_plus_one_threshold": settings.n_plus_one_threshold,
             "key_words": sorted(settings.key_words),
         }
+
+    def aside(self) -> AbstractContextManager[object]:
+        """Return a context in which what is sent to a cache is no command of the user's."""
+        return nullcontext() if self._spans is None else self._spans.aside()
 
     def span(self) -> OpenSpan | None:
         """Return the span that something published here belongs to; None if nothing is measured.
@@ -165,6 +203,7 @@ class TaskProbe:
         if span is None:
             return None
         assert self._spans is not None
+        name = shown_name(name)
         ledger = _ledger(span)
         user = self._spans.sites.nearest(frame)
         place = (user.f_code, user.f_lasti) if user is not None else (None, 0)
@@ -183,9 +222,17 @@ class TaskProbe:
             span.advance(tally, now, 0.0)
             if key is not None:
                 tally.unheard += 1
-                if len(self._sent) < _MAX_SENT:
-                    self._sent[key] = Sent(name, site, now, span, tally)
+                self._send(key, Sent(name, site, now, span, tally))
         return site
+
+    def _send(self, key: Hashable, sent: Sent) -> None:
+        if len(self._sent) >= _MAX_SENT:
+            return
+        known = self._sent.pop(key, None)
+        if known is not None:
+            # A task is replaced while it runs, and its own end is still to be waited for.
+            self._sent[_replaced(key, known)] = known
+        self._sent[key] = sent
 
     def asked(self, span: OpenSpan) -> frozenset[str]:
         """Return the metrics that the span needs the runs of its tasks for, wherever they run."""
@@ -214,6 +261,7 @@ class TaskProbe:
         if self.span() is None:
             return
         assert self._spans is not None
+        name = shown_name(name)
         message = self._sent.get(sent) if sent is not None else None
         parent = None
         if message is not None:
@@ -223,7 +271,7 @@ class TaskProbe:
                 latency = Clock.now() - message.at
         span = self._spans.open(f"task {name}", "task", parent=parent)
         _ledger(span).run = Run(name, site, None if number else latency)
-        self._running[key] = span
+        self._running.setdefault(key, []).append(_Try(span, message))
 
     def end(
         self,
@@ -243,22 +291,42 @@ class TaskProbe:
             sent: what it was published by; None for a call that ran at once.
             number: of the try.
         """
-        span = self._running.pop(key, None)
-        if span is None or span.closed or os.getpid() != self._process:
+        under_way = self._try(key)
+        if under_way is None or os.getpid() != self._process:
+            return
+        self._running[key].remove(under_way)
+        if not self._running[key]:
+            del self._running[key]
+        span = under_way.span
+        if span.closed:
             return
         assert self._spans is not None
         run = _ledger(span).run
         assert run is not None
-        run.state, run.error = state, error
+        run.state, run.error = state, None if error is None else shown_name(error)
         run.seconds = Clock.now() - span.started
         self._spans.close(span)
-        if sent is not None:
-            self._heard(sent, number, state)
+        # A task that replaces itself has published another message of its own identity.
+        if sent is not None and under_way.message is not None:
+            self._heard(sent, under_way.message, number, state)
+
+    def _try(self, key: Hashable) -> _Try | None:
+        """Return the innermost try of a key, of this thread or task if it has one."""
+        tries = self._running.get(key)
+        if not tries:
+            return None
+        around = self._spans.here() if self._spans is not None else None
+        while around is not None:
+            for each in tries:
+                if each.span is around:
+                    return each
+            around = around.parent
+        return tries[-1]
 
     def site(self, key: Hashable) -> Site | None:
         """Return the line that published a try that is under way."""
-        span = self._running.get(key)
-        run = _ledger(span).run if span is not None else None
+        under_way = self._try(key)
+        run = _ledger(under_way.span).run if under_way is not None else None
         return run.site if run is not None else None
 
     def take_sent(self, span: OpenSpan) -> dict[Hashable, Sent]:
@@ -270,11 +338,12 @@ class TaskProbe:
                 del self._sent[key]
         return found
 
-    def _heard(self, key: Hashable, number: int, state: str) -> None:
-        """Note a try; with the last one of all, no more is to be waited for."""
+    def _heard(self, key: Hashable, sent: Sent, number: int, state: str) -> None:
+        """Note a try of a message; with the last one of all, no more is to be waited for."""
         with self._changed:
-            sent = self._sent.get(key)
-            if sent is None:
+            if self._sent.get(key) is not sent:
+                key = _replaced(key, sent)
+            if key not in self._sent:
                 return
             sent.tries.add(number)
             if state != "retry":
@@ -291,19 +360,28 @@ class TaskProbe:
 
     def closed(self, span: OpenSpan) -> None:
         """Wait for the tasks that were published in a span, if a budget needs their runs."""
-        if self._sent and any(sent.span is span for sent in list(self._sent.values())):
-            around = _outside_tasks(span)
-            if around is not span:
-                # A worker that waited here for what it has to do next would wait for ever.
-                self._hand_over(span, around)
-            else:
-                asked = self.asked(span)
+        try:
+            self._settle(span)
+        finally:
+            if span.parent is None:
+                self._close_post()
+
+    def _settle(self, span: OpenSpan) -> None:
+        if not any(sent.span is span for sent in list(self._sent.values())):
+            return
+        around = _outside_tasks(span)
+        if around is not span:
+            # A worker that waited here for what it has to do next would wait for ever.
+            self._hand_over(span, around)
+        else:
+            asked = self.asked(span)
+            lost = None
+            try:
                 if asked:
                     assert self._spans is not None
-                    self._wait(span, self._spans.settings.task_timeout)
-                self._explain(span, waited=bool(asked))
-        if span.parent is None:
-            self._close_post()
+                    lost = self._wait(span, self._spans.settings.task_timeout)
+            finally:
+                self._explain(span, waited=bool(asked), lost=lost)
 
     def _hand_over(self, span: OpenSpan, around: OpenSpan | None) -> None:
         with self._changed:
@@ -318,41 +396,50 @@ class TaskProbe:
                 sent.tally = _ledger(around).published(sent.name, sent.site)
                 sent.tally.unheard += 1
 
-    def _wait(self, span: OpenSpan, limit: float) -> None:
+    def _wait(self, span: OpenSpan, limit: float) -> str | None:
+        """Wait for the runs; return why no more of them can be told of, if that is so."""
         deadline = Clock.now() + limit
         while any(sent.span is span for sent in list(self._sent.values())):
             left = deadline - Clock.now()
             if left <= 0:
-                return
+                break
             if self.post is None:
                 with self._changed:
                     self._changed.wait(min(left, _LOOK))
                 continue
-            for record in self.post.receive(min(left, _LOOK)):
+            try:
+                with self.aside():
+                    records = self.post.receive(min(left, _LOOK))
+            except ConnectionError as error:
+                return str(error)
+            for record in records:
                 self._take(record)
+        return None
 
     def _take(self, record: Mapping[str, Any]) -> None:
         """Keep what a worker in another process has measured in one try."""
         key = record["id"]
         sent = self._sent.get(key)
-        if sent is None:
+        # What a task replaces itself by has its key, and may be quicker than it.
+        if sent is None or record["span"]["name"] != f"task {sent.name}":
             self._early.setdefault(key, []).append(record)
             return
         span = sent.span
         frozen = _placed(Span.from_dict(record["span"]), sent.site, _begun(span, record["began"]))
         span.adopt(frozen)
+        self._heard(key, sent, record["number"], record["state"])
         with self._changed:
-            for other, name, site in record["sent"]:
+            for other, told, site in record["sent"]:
+                name = shown_name(told)
                 place = None if site is None else Site.from_dict(site)
                 tally = _ledger(span).published(name, place)
                 tally.unheard += 1
-                self._sent[other] = Sent(name, place, Clock.now(), span, tally)
-        self._heard(key, record["number"], record["state"])
+                self._send(other, Sent(name, place, Clock.now(), span, tally))
         for other, _, _ in record["sent"]:
             for early in self._early.pop(other, ()):
                 self._take(early)
 
-    def _explain(self, span: OpenSpan, *, waited: bool) -> None:
+    def _explain(self, span: OpenSpan, *, waited: bool, lost: str | None = None) -> None:
         """Say whose runs are not known, and no longer wait for them."""
         with self._changed:
             left = [sent for sent in self._sent.values() if sent.span is span]
@@ -366,7 +453,12 @@ class TaskProbe:
             at = f"published at {tally.site.file}:{tally.site.line}" if tally.site else "published"
             reasons.append(f"{of} {at}")
         listed = "; ".join(reasons)
-        if waited:
+        if lost is not None:
+            text = (
+                f"{listed}: the connection to the broker was lost ({lost}) while they were waited "
+                "for: look why the broker has gone, or let tasks run at once: task_always_eager"
+            )
+        elif waited:
             assert self._spans is not None
             seconds = self._spans.settings.task_timeout
             text = (
@@ -382,7 +474,13 @@ class TaskProbe:
         if self.post is not None:
             post, self.post = self.post, None
             self._early.clear()
-            post.close()
+            with self.aside():
+                post.close()
+
+
+def _replaced(key: Hashable, sent: Sent) -> str:
+    """Return what a message is kept by when another one has been given its key."""
+    return f"{key} {id(sent)}"
 
 
 def _ledger(span: OpenSpan) -> TaskLedger:

@@ -57,6 +57,11 @@ def fan_out(count):
         send_mail.delay(number)
 
 
+@app.task(bind=True, shared=False)
+def step_aside(self):
+    return self.replace(send_mail.s(1))
+
+
 def checkout(count):
     for number in range(1, count + 1):
         send_mail.delay(number)
@@ -483,5 +488,68 @@ def test_late():
             "1x task jobs.send_mails inside a transaction that had written: UPDATE users at *",
             "    at test_*:* in test_early",
             "    fix: commit first and call then*",
+        ]
+    )
+
+
+def test_a_task_that_is_replaced_ends(
+    pytester: pytest.Pytester, run: Callable[..., pytest.RunResult], where: str
+) -> None:
+    """What comes after it is the test's own; its replacement has its identity."""
+    pytester.makepyfile(
+        WHERE[where]
+        + """
+@pytest.mark.perf_budget(sql_queries=2, task_runs=1)
+def test_it():
+    jobs.step_aside.delay()
+    jobs.get_email(1)
+    jobs.get_email(2)
+
+@pytest.mark.perf_budget(sql_queries=0)
+def test_next():
+    jobs.get_email(1)
+"""
+    )
+    result = run("-q")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines_random(
+        [
+            "perfguard: 2 of 2 budgets exceeded in test_it",
+            "  sql_queries  3 > 2   *",
+            "  task_runs    2 > 1   *",
+            "perfguard: 1 of 1 budget exceeded in test_next",
+        ]
+    )
+
+
+def test_what_is_no_queue_is_told_where_it_is_given(
+    pytester: pytest.Pytester, run: Callable[..., pytest.RunResult]
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        def test_it(perf):
+            perf.queue(object())
+
+        def test_half(perf):
+            class Half:
+                def start(self, probe):
+                    pass
+            perf.queue(Half())
+
+        @pytest.mark.perf_budget(sql_queries=0)
+        def test_next(perf):
+            from shop import get_email
+            get_email(1)
+        """
+    )
+    result = run("-q")
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines_random(
+        [
+            "*TaskError: perf.queue, test_*.py:4: what is of type object has no *",
+            "*TaskError: perf.queue, test_*.py:10: what is of type Half has no stop(): *",
+            "perfguard: 1 of 1 budget exceeded in test_next",
         ]
     )

@@ -230,3 +230,17 @@ def test_each_app_has_a_queue_of_its_own(shop: Shop, idle: Shop) -> None:
         measured = measured_by(lambda: [s.task("look").delay(1) for s in (shop, idle)])
     assert tasks(measured) == {"published": 2, "runs": 2}
     assert len({headers[HEADER]["reply"] for headers in shop.headers}) == 2
+
+
+def test_what_the_broker_is_sent_is_no_command_of_the_user(shop: Shop) -> None:
+    """Redis as a broker is used through the client that caches are used through."""
+    measured = measured_by(lambda: shop.task("look").delay(1))
+    assert tasks(measured) == {"published": 1, "runs": 1}
+    assert measured["cache_commands"] == 0
+    assert [t.label for t in done(measured).tallies if t.probe == "cache"] == []
+
+
+def test_what_a_task_replaces_itself_by_is_a_run_of_its_own(shop: Shop) -> None:
+    measured = measured_by(shop.task("step_aside").delay)
+    assert tasks(measured) == {"published": 2, "runs": 2}
+    assert counts(measured)["queries"] == 1

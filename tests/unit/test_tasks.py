@@ -6,15 +6,18 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Site, Span
+from pytest_perfguard.probes.celery_internals import Publishing
+from pytest_perfguard.probes.celery_queue import CeleryPost
 from pytest_perfguard.probes.tasks import NEED_RUNS, TaskProbe
 from pytest_perfguard.recorder import Measurement, Recorder
-from pytest_perfguard.spans import MAX_TALLIES, Settings
+from pytest_perfguard.spans import MAX_TALLIES, OpenSpan, Settings
 from tests.unit.build import site, span, tally
 
 
@@ -61,15 +64,17 @@ def asking(recorder: Recorder, *metrics: str) -> Measurement:
     return Measurement(recorder, recorder.open("block", "block", asked=frozenset(names)))
 
 
-def record(key: str, number: int = 0, state: str = "run", **fields: Any) -> dict[str, Any]:
+def record(
+    key: str, number: int = 0, state: str = "run", task: str = "app.send", **fields: Any
+) -> dict[str, Any]:
     """What a worker sends for a try."""
     name = {"retry": "retries", "failure": "failures"}.get(state)
     run = tally(
-        "app.send", probe="tasks", kind=state, site=None, count=0,
+        task, probe="tasks", kind=state, site=None, count=0,
         sums={"runs": 1, **({name: 1} if name else {})}, peaks={"seconds": 2.0, "latency": 3.0},
     )  # fmt: skip
-    task = span(tally(), run, name="task app.send", kind="task")
-    plain = {"id": key, "number": number, "state": state, "span": task.to_dict(), "sent": []}
+    tried = span(tally(), run, name=f"task {task}", kind="task")
+    plain = {"id": key, "number": number, "state": state, "span": tried.to_dict(), "sent": []}
     return {**plain, "began": time.time(), **fields}
 
 
@@ -208,7 +213,7 @@ def test_tasks_that_a_worker_published_are_waited_for_too(
     measured = asking(recorder)
     publish(probe, key="a")
     parent = record("a", sent=[["b", "app.other", site(3).to_dict()], ["c", "app.other", None]])
-    others = [record("b"), record("c")]
+    others = [record(key, task="app.other") for key in "bc"]
     probe.post = Post(*([others, [parent]] if early else [[parent], others]))
     frozen = measured.close()
     # The worker's span holds what was published in it.
@@ -415,3 +420,290 @@ def test_a_recorder_without_the_probe_gets_it() -> None:
     with Recorder(probes=[]) as recorder:
         added = recorder.probe(TaskProbe)
         assert recorder.probe(TaskProbe) is added
+
+
+class Broken:
+    """A queue that does not start, or does not stop."""
+
+    def __init__(self, broken: str) -> None:
+        self.broken = broken
+
+    def start(self, _: TaskProbe) -> None:
+        if self.broken == "start":
+            raise RuntimeError("start")
+
+    def stop(self) -> None:
+        if self.broken == "stop":
+            raise RuntimeError("stop")
+
+
+def test_a_queue_that_does_not_start_is_not_listened_to(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with pytest.raises(RuntimeError):
+        probe.add(Broken("start"))
+    recorder.start()
+
+
+def test_a_queue_that_does_not_stop_keeps_no_other_from_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped: list[str] = []
+
+    class Good:
+        def start(self, _: TaskProbe) -> None:
+            """Do nothing."""
+
+        def stop(self) -> None:
+            stopped.append("good")
+
+    probe = TaskProbe([Broken("stop"), Good()])
+    with Recorder(probes=[probe]) as recorder:
+        pass
+    assert stopped == ["good"]
+    assert recorder.watchers == []
+    assert "perfguard: Broken.stop() failed" in caplog.text
+
+
+def test_a_task_inside_one_of_the_same_identity_ends_by_itself(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with recorder.measure("block") as measured:
+        for name in ("app.outer", "app.inner"):
+            publish(probe, name)
+            probe.begin(name, ("a", 0))
+        probe.end(("a", 0), "failure", "ValueError")
+        probe.end(("a", 0))
+        assert recorder.innermost() is measured.opened
+    assert counts(measured) == {"published": 2, "runs": 2, "retries": 0, "failures": 1}
+    assert measured.span is not None
+    (outer,) = measured.span.children
+    assert [child.name for child in (outer, *outer.children)] == [
+        "task app.outer", "task app.inner",
+    ]  # fmt: skip
+    assert [[t.kind for t in each.tallies if not t.count] for each in (outer, *outer.children)] == [
+        ["run"], ["failure"],
+    ]  # fmt: skip
+
+
+def test_tasks_of_the_same_identity_in_two_threads_end_in_their_own(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    with ThreadPoolExecutor(1) as pool, recorder.measure("block") as measured:
+        probe.begin("app.here", ("a", 0))
+        pool.submit(probe.begin, "app.there", ("a", 0)).result()
+        probe.end(("a", 0), "failure")
+        pool.submit(probe.end, ("a", 0), "retry").result()
+    assert measured.span is not None
+    ends = {span.name: t.kind for span in measured.span.walk() for t in span.tallies}
+    assert ends == {"task app.here": "failure", "task app.there": "retry"}
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mred\x1b[0m\nFAILED \u202eapp.send", "x" * 10_000])
+def test_the_name_of_a_task_is_safe_to_show(
+    probe: TaskProbe, recorder: Recorder, name: str
+) -> None:
+    with recorder.measure("block") as measured:
+        publish(probe, name)
+        probe.begin(name, "a")
+        probe.end("a", "failure", name)
+    assert measured.span is not None
+    texts = [
+        text
+        for each in measured.span.walk()
+        for t in each.tallies
+        for text in (each.name, t.operation, t.label, t.fix, t.subject)
+        if text
+    ] + [moment.label for each in measured.span.walk() for moment in each.timeline]
+    assert all(text.isprintable() and len(text) < 300 for text in texts), texts
+
+
+class Gone:
+    """A post whose broker dies."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def receive(self, timeout: float) -> Iterable[Mapping[str, Any]]:
+        self.asked += 1
+        raise ConnectionError(f"ConnectionResetError after {timeout > 0}")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def test_runs_that_a_dead_broker_cannot_tell_of_are_unproven(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    probe.post = post = Gone()
+    frozen = measured.close()
+    assert counts(measured) == {"published": 1}
+    assert post.asked == 1
+    told = frozen.facts["task_runs"]
+    assert "the connection to the broker was lost (ConnectionResetError" in told
+    with recorder.measure("next") as after:
+        pass
+    assert counts(after)["runs"] == 0
+    assert probe.post is None
+
+
+class Fails:
+    """A watcher that fails, or takes note."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self.told: list[str] = []
+
+    def opened(self, _: OpenSpan) -> None:
+        """Do nothing."""
+
+    def closed(self, span: OpenSpan) -> None:
+        self.told.append(span.name)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError(), KeyboardInterrupt()])
+def test_a_span_is_closed_even_if_a_watcher_fails(recorder: Recorder, error: BaseException) -> None:
+    recorder.watchers += [broken := Fails(error), good := Fails()]
+    around, inside = recorder.open("around", "block"), recorder.open("inside", "block")
+    with pytest.raises(type(error)):
+        recorder.close(inside)
+    assert recorder.innermost() is around
+    recorder.open("inside", "block")
+    with pytest.raises(type(error)):
+        recorder.abandon()
+    assert recorder.innermost() is None
+    assert broken.told == good.told == ["inside", "inside", "around"]
+    recorder.abandon()
+
+
+def test_a_task_that_is_replaced_in_a_worker_has_run_twice(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    """Its replacement is published under its own identity."""
+    with ThreadPoolExecutor(1) as pool:
+        measured = asking(recorder)
+        publish(probe, "app.first", key="a")
+
+        def work() -> None:
+            probe.begin("app.first", ("a", 0), sent="a")
+            publish(probe, "app.second", key="a")
+            probe.end(("a", 0), sent="a")
+            probe.begin("app.second", ("a", 0), sent="a")
+            probe.end(("a", 0), sent="a")
+
+        pool.submit(work).result()
+        measured.close()
+    assert counts(measured) == {"published": 2, "runs": 2, "retries": 0, "failures": 0}
+
+
+def test_a_worker_tells_that_a_task_was_replaced(probe: TaskProbe, recorder: Recorder) -> None:
+    """It knows nothing of the message that its task was published by."""
+    block = recorder.open("worker", "block", asked=frozenset(NEED_RUNS))
+    probe.begin("app.first", ("a", 0), sent="a")
+    publish(probe, "app.second", key="a")
+    probe.end(("a", 0), sent="a")
+    assert [sent.name for sent in probe.take_sent(block).values()] == ["app.second"]
+    recorder.close(block)
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_the_replacement_of_a_task_is_waited_for(
+    probe: TaskProbe, recorder: Recorder, early: bool, known: bool
+) -> None:
+    measured = asking(recorder)
+    publish(probe, key="a")
+    first = record("a", sent=[["a", "app.second", None]])
+    second = record("a", state="failure", task="app.second")
+    batch = [first, second] if known else [first]
+    probe.post = Post(*([[each] for each in (reversed(batch) if early else batch)]))
+    measured.close()
+    expected = {"published": 1, "runs": 2, "retries": 0, "failures": 1}
+    assert counts(measured) == (expected if known else {"published": 1})
+
+
+def test_an_inbox_whose_broker_has_gone_says_so_and_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import kombu
+
+    class App:
+        def connection_for_read(self) -> Any:
+            connection = kombu.Connection("memory://")
+            connection.transport.driver_type = "other"
+            made.append(connection)
+            return connection
+
+    def lost(*_: object, **__: object) -> None:
+        raise made[0].connection_errors[0]
+
+    made: list[Any] = []
+    monkeypatch.setattr(kombu.Connection, "drain_events", lost)
+    post = CeleryPost()
+    assert post.reply(App())
+    with pytest.raises(ConnectionError, match=made[0].connection_errors[0].__name__):
+        post.receive(0.01)
+    monkeypatch.setattr(made[0], "release", lost)
+    post.close()
+
+
+def test_what_is_published_is_surrounded_until_it_is_stopped() -> None:
+    import kombu
+
+    diary: list[str] = []
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        diary.append("in")
+        yield
+        diary.append("out")
+
+    original = kombu.Producer.publish
+    publishing = Publishing(around)
+    with kombu.Connection("memory://") as connection:
+        for _ in range(2):
+            publishing.start()
+        kombu.Producer(connection).publish({}, routing_key="nobody's")
+        assert diary == ["in", "out"]
+        publishing.stop()
+        kombu.Producer(connection).publish({}, routing_key="nobody's")
+    assert diary == ["in", "out"]
+    assert kombu.Producer.publish is original
+
+
+def test_a_task_that_is_replaced_is_waited_for_until_it_ends(
+    probe: TaskProbe, recorder: Recorder
+) -> None:
+    """The span around it may be closing when the replacement is published."""
+    measured = asking(recorder)
+    publish(probe, "app.first", key="a")
+    with ThreadPoolExecutor(1) as pool:
+
+        def begin() -> None:
+            probe.begin("app.first", ("a", 0), sent="a")
+            publish(probe, "app.second", key="a")
+
+        def end() -> None:
+            probe.end(("a", 0), sent="a")
+            probe.begin("app.second", ("a", 0), sent="a")
+            probe.end(("a", 0), sent="a")
+
+        class Late:
+            """Is asked only if the runs are still waited for."""
+
+            def receive(self, timeout: float) -> Iterable[Mapping[str, Any]]:
+                assert timeout >= 0
+                pool.submit(end).result()
+                return ()
+
+            def close(self) -> None:
+                """Do nothing."""
+
+        pool.submit(begin).result()
+        probe.post = Late()
+        measured.close()
+    assert counts(measured) == {"published": 2, "runs": 2, "retries": 0, "failures": 0}
