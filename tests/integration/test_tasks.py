@@ -237,7 +237,7 @@ def test_slow():
         [
             "perfguard: 2 of 2 budgets exceeded in test_n_plus_one",
             "6x jobs.send_mail published one at a time",
-            "    at jobs.py:49 in checkout",
+            "    at jobs.py:54 in checkout",
             "    fix: publish one send_mail for all ids, or group(send_mail.s(id) for id in ids)",
             "timeline: *publish jobs.send_mail*",
         ]
