@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, QueuePool, create_engine, event, insert, select, update
+from sqlalchemy import Connection, QueuePool, Table, create_engine, event, insert, select, update
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -44,7 +44,7 @@ class User(Base):
     name: Mapped[str]
 
 
-TABLE = User.__table__
+TABLE = cast("Table", User.__table__)
 
 
 @contextmanager
