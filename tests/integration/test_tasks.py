@@ -25,7 +25,7 @@ app.conf.broker_transport_options = {"polling_interval": 0.01}
 
 
 def worker():
-    return start_worker(app, pool="solo", perform_ping_check=False)
+    return start_worker(app, pool="solo", perform_ping_check=False, shutdown_timeout=60)
 
 
 @app.task(shared=False)

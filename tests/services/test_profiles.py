@@ -156,7 +156,7 @@ def tasks() -> celery.Celery:
 
 @pytest.fixture(scope="module")
 def in_worker(tasks: celery.Celery) -> Iterator[celery.Celery]:
-    with start_worker(tasks, pool="solo", perform_ping_check=False):
+    with start_worker(tasks, pool="solo", perform_ping_check=False, shutdown_timeout=60):
         yield tasks
 
 
