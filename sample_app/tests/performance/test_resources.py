@@ -36,7 +36,7 @@ def test_the_largest_pages_fit_into_memory(reader: RunningClient) -> None:
 
 def test_walking_on_and_on_takes_no_more_memory(reader: RunningClient, perf: Perf) -> None:
     """Trap: leaking_dict."""
-    starts = count(0, 10)
+    starts = count(1, 10)
     perf.repeat(
         lambda: reader.get(f"/api/resources/after?after={next(starts)}"),
         times=25,
