@@ -82,7 +82,7 @@ class ProcessProbe:
         if "cpu_percent" not in span.peaks and span.kind != "request":
             span.facts["cpu_percent"] = (
                 f"{span.name} took less than {show(SHORTEST, Unit.SECONDS)}, too short for a share "
-                "of its time: do more in it, or budget cpu_time"
+                "of its time: measure a longer span, or budget cpu_time"
             )
         if self._sampler is not None and span in self._sampler:
             self._end(span, usage)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -449,6 +450,8 @@ def test_a_queue_that_does_not_stop_keeps_no_other_from_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stopped: list[str] = []
+    # Who configures logging from a file switches off every logger that is there.
+    logging.getLogger("pytest_perfguard.probes.tasks").disabled = False
 
     class Good:
         def start(self, _: TaskProbe) -> None:
