@@ -632,6 +632,7 @@ def test_the_replacement_of_a_task_is_waited_for(
 def test_an_inbox_whose_broker_has_gone_says_so_and_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    pytest.importorskip("kombu")
     import kombu
 
     class App:
@@ -655,6 +656,7 @@ def test_an_inbox_whose_broker_has_gone_says_so_and_is_closed(
 
 
 def test_what_is_published_is_surrounded_until_it_is_stopped() -> None:
+    pytest.importorskip("kombu")
     import kombu
 
     diary: list[str] = []
