@@ -246,10 +246,13 @@ class Shop:
         self._url = url
         self._options = {"global_keyprefix": f"{queue}:"} if kind == "redis" else {}
         self.app = make_app(url, queue, self._options)
-        celery_signals.before_task_publish.connect(self._note, weak=False)
 
-    def _note(self, headers: dict[str, Any], **_: Any) -> None:
-        self.headers.append(headers)
+        # Celery before 5.6 takes the methods of two objects for one receiver.
+        def note(headers: dict[str, Any], **_: Any) -> None:
+            self.headers.append(headers)
+
+        self._note = note
+        celery_signals.before_task_publish.connect(note, weak=False)
 
     def another(self) -> Shop:
         """Make one more app on the same broker."""
