@@ -67,7 +67,7 @@ def api(pytester: pytest.Pytester) -> None:
 
 
 def test_memory_over_its_budgets_says_how_it_rose(
-    pytester: pytest.Pytester, run: Run, failed: Failed, records: Records
+    pytester: pytest.Pytester, run_once: Run, failed: Failed, records: Records
 ) -> None:
     pytester.makepyfile(
         test_memory="""
@@ -100,7 +100,7 @@ def test_memory_over_its_budgets_says_how_it_rose(
         """
     )
 
-    result = run("--perfguard-json=run.json")
+    result = run_once("--perfguard-json=run.json")
 
     assert failed(result) == ["test_block", "test_growth", "test_peak", "test_share"]
     result.stdout.fnmatch_lines(
