@@ -196,7 +196,7 @@ class Guard:
             self.waivers[item.nodeid] = plan.waivers
         plan.tolerances = tolerances if compared else None
         held = self.baselines.requested(item) if compared else frozenset()
-        plan.asked = requested(plan.budgets) | self.rules.requested | held
+        plan.asked = requested(plan.budgets) | held
         if wall := {n: t for n, t in tolerances.items() if not METRICS[n].stored}:
             self.wall_tolerances[item.nodeid] = {n: (t.share, t.amount) for n, t in wall.items()}
         plan.mistakes = tuple(mistakes)

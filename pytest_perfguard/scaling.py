@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from pytest_perfguard.jobs import Job, Steps
 from pytest_perfguard.metrics import METRICS, Metric, lookup
 from pytest_perfguard.model import Finding, Level, Span, Status, Verdict
 from pytest_perfguard.recorder import Measurement
-from pytest_perfguard.spans import OpenSpan
+from pytest_perfguard.spans import Clock, OpenSpan
 from pytest_perfguard.units import Unit, show
 
 SIZES = (2, 10, 50)
@@ -44,6 +43,7 @@ CPU = "cpu_time"
 _TIMED_CALLS = 9
 _MAX_SHOWN = 3
 _MAX_LEAVES = 100_000
+_NANO = 1e-9
 # What may grow with the data where nothing else is said: what is fetched and sent.
 _LINEAR = ("sql_rows",)
 # Candidates are shown with what grows; errors have budgets of their own.
@@ -98,7 +98,7 @@ def read_contract(sizes: Sequence[int], limits: Mapping[str, object], where: str
         name: Limit(metric, GROWTHS["O(n)" if _is_amount(metric) else "O(1)"], is_default=True)
         for name, metric in METRICS.items()
         # Two sizes cannot tell a straight line from what rises faster.
-        if _is_judged(metric) and (not _is_amount(metric) or _can_be_told(sizes))
+        if _is_judged(metric) and (not _is_amount(metric) or mistakes or len(sizes) >= FEWEST_SIZES)
     }
     for name, value in limits.items():
         try:
@@ -146,10 +146,6 @@ def _too_few(name: str, growth: Growth, sizes: Sequence[int]) -> Iterator[str]:
         )
     elif not growth.is_constant and len(sizes) < FEWEST_SIZES:
         yield f"{name}: {growth.name} needs {FEWEST_SIZES} sizes to be told from a straight line"
-
-
-def _can_be_told(sizes: Any) -> bool:
-    return not isinstance(sizes, Sequence) or len(sizes) >= FEWEST_SIZES
 
 
 def _is_amount(metric: Metric) -> bool:
@@ -298,10 +294,10 @@ def _timed(job: Job, run: Callable[[], Any]) -> Steps:
     """Return the CPU time of a call, in seconds, that belongs to no measurement."""
     recorder = job.guard.recorder
     span = recorder.open("unmeasured", "block")
-    started = time.process_time()
+    started = Clock.cpu()
     try:
         yield run()
-        took = time.process_time() - started
+        took = (Clock.cpu() - started) * _NANO
     finally:
         recorder.close(span, keep=False)
     return took

@@ -222,6 +222,8 @@ class _Inbox:
         self.name = f"perfguard.{uuid4().hex}"
         self._connection = connection
         self._records: list[Mapping[str, Any]] = []
+        # What is raised where the broker has gone.
+        self._lost = (*connection.connection_errors, *connection.channel_errors)
         is_amqp = connection.transport.driver_type == "amqp"
         # RabbitMQ deletes it with the connection, however this process ends.
         self._queue = kombu.Queue(
@@ -252,23 +254,21 @@ class _Inbox:
         self._records.append(message.payload)
 
     def receive(self, timeout: float) -> list[Mapping[str, Any]]:
-        lost = *self._connection.connection_errors, *self._connection.channel_errors
         try:
             self._connection.drain_events(timeout=timeout)
         except TimeoutError:
             pass
-        except lost as error:
+        except self._lost as error:
             raise ConnectionError(type(error).__name__) from error
         found, self._records = self._records, []
         return found
 
     def close(self) -> None:
         # The broker may have gone in the meantime, and the queue with it.
-        lost = *self._connection.connection_errors, *self._connection.channel_errors
-        with suppress(*lost):
+        with suppress(*self._lost):
             self._consumer.cancel()
             bound = self._queue(self._channel)
             bound.purge()
             bound.delete()
-        with suppress(*lost):
+        with suppress(*self._lost):
             self._connection.release()

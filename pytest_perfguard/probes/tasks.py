@@ -9,11 +9,13 @@ published, what begins and what ends; Celery's is in :mod:`pytest_perfguard.prob
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+
+# By name: a test that puts another getpid into os is about its own code.
+from os import getpid
 from threading import Condition
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -118,7 +120,7 @@ class TaskProbe:
     def start(self, spans: Spans) -> None:
         """Listen to the libraries that have been loaded by now."""
         self._spans = spans
-        self._process = os.getpid()
+        self._process = getpid()
         if self not in spans.watchers:
             spans.watchers.append(self)
         for queue in self._queues:
@@ -172,7 +174,7 @@ class TaskProbe:
 
         A process that was forked from the measured one measures nothing.
         """
-        if self._spans is None or os.getpid() != self._process:
+        if self._spans is None or getpid() != self._process:
             return None
         return self._spans.innermost()
 
@@ -292,7 +294,7 @@ class TaskProbe:
             number: of the try.
         """
         under_way = self._try(key)
-        if under_way is None or os.getpid() != self._process:
+        if under_way is None or getpid() != self._process:
             return
         self._running[key].remove(under_way)
         if not self._running[key]:
