@@ -22,8 +22,8 @@ from pytest_perfguard.probes.sql_ledger import ledger_of
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from pytest_perfguard.callsite import Places
     from pytest_perfguard.model import Site
-    from pytest_perfguard.probes.sql_places import Places
     from pytest_perfguard.spans import OpenSpan, Spans
 
 LEAK = "connection not given back"

@@ -17,7 +17,7 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from pytest_perfguard.callsite import outwards, waiting_user_frame
+from pytest_perfguard.callsite import Places, outwards, waiting_user_frame
 from pytest_perfguard.errors import PerfguardError
 from pytest_perfguard.fingerprint import Fingerprint, Kind, fingerprint, varying_text
 from pytest_perfguard.metrics import UNCOUNTED
@@ -32,7 +32,6 @@ from pytest_perfguard.probes.sql_ledger import (
     hashes_by_identity,
 )
 from pytest_perfguard.probes.sql_pages import is_deep, is_unbounded, offset_of
-from pytest_perfguard.probes.sql_places import Places
 from pytest_perfguard.probes.transactions import Transactions
 from pytest_perfguard.spans import PLANNED, Clock, OpenSpan, Spans
 from pytest_perfguard.units import shown

@@ -92,12 +92,10 @@ class Run:
 class TaskLedger:
     """What the probe has seen in one span."""
 
-    __slots__ = ("_published", "run", "sites")
+    __slots__ = ("_published", "run")
 
     def __init__(self) -> None:
         self.run: Run | None = None
-        # By code and instruction: a line that publishes again and again is described once.
-        self.sites: dict[tuple[object, int], Site | None] = {}
         self._published: dict[tuple[str, str, int], PublishedTally] = {}
 
     def tallies(self) -> Iterable[Tally]:

@@ -20,6 +20,7 @@ from threading import Condition
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_perfguard.callsite import Places
 from pytest_perfguard.model import Site, Span
 from pytest_perfguard.probes.task_ledger import PublishedTally, Run, TaskLedger
 from pytest_perfguard.spans import Clock
@@ -114,6 +115,8 @@ class TaskProbe:
         self._running: dict[Hashable, list[_Try]] = {}
         # What has come from workers before it was known that it was published.
         self._early: dict[Hashable, list[Mapping[str, Any]]] = {}
+        # The lines that publish, by the folder of the library that they call.
+        self._places: dict[str, Places] = {}
         self._changed = Condition()
         self.post: Post | None = None
 
@@ -149,6 +152,7 @@ class TaskProbe:
             self._spans.watchers.remove(self)
             self._sent.clear()
             self._running.clear()
+            self._places.clear()
             self._close_post()
             self._spans = None
 
@@ -207,11 +211,9 @@ class TaskProbe:
         assert self._spans is not None
         name = shown_name(name)
         ledger = _ledger(span)
-        user = self._spans.sites.nearest(frame)
-        place = (user.f_code, user.f_lasti) if user is not None else (None, 0)
-        if place not in ledger.sites:
-            ledger.sites[place] = self._spans.sites.site(frame, library)
-        site = ledger.sites[place]
+        if library not in self._places:
+            self._places[library] = Places(self._spans.sites, library)
+        site = self._places[library].site(frame)
         leaves = self._spans.leaves
         if leaves is not None:
             leaves("task", name, site, span)

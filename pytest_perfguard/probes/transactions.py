@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
     from sqlalchemy.orm import Session, SessionTransaction
 
+    from pytest_perfguard.callsite import Places
     from pytest_perfguard.model import Site
-    from pytest_perfguard.probes.sql_places import Places
     from pytest_perfguard.spans import OpenSpan, Spans
 
 _MAX_MEANWHILE = 6
