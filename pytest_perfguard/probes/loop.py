@@ -27,6 +27,7 @@ from os import getpid
 from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from pytest_perfguard.probes.periodic import Periodic, join
 from pytest_perfguard.spans import Clock
 from pytest_perfguard.units import Unit, show
 
@@ -193,8 +194,7 @@ class _Watchdog:
         self._running: dict[Any, _Running] = {}
         self._watched: dict[OpenSpan, _Watched] = {}
         self._sites: dict[_Line, Site | None] = {}
-        self._thread: threading.Thread | None = None
-        self._halt = threading.Event()
+        self._thread = Periodic("perfguard-loop", PERIOD, self._lock, self._watch)
 
     def __contains__(self, span: OpenSpan) -> bool:
         return span in self._watched
@@ -217,7 +217,7 @@ class _Watchdog:
             for running in list(self._running.values()):
                 if running.posted is None:
                     self._post(running)
-            self._run()
+            self._thread.run()
 
     def note(self, span: OpenSpan) -> None:
         """Write what has been seen so far into the span."""
@@ -248,8 +248,7 @@ class _Watchdog:
         with self._lock:
             del self._watched[span]
             thread = None if self._watched else self._halted()
-        if thread is not None:
-            thread.join()
+        join(thread)
 
     # -- loops -----------------------------------------------------------------------------
 
@@ -304,7 +303,7 @@ class _Watchdog:
             self._begin_anew()
         with self._lock:
             running = self._running[loop] = _Running(loop, threading.get_ident(), is_entered=True)
-            if self._watched and self._thread is not None:
+            if self._watched and self._thread.runs:
                 self._post(running)
         return running
 
@@ -374,13 +373,11 @@ class _Watchdog:
             return
         with self._lock:
             thread = self._halted()
-        if thread is not None:
-            thread.join()
+        join(thread)
 
     def _halted(self) -> threading.Thread | None:
         """Tell the thread to end; it has to be joined without the lock, which it may wait for."""
-        self._halt.set()
-        thread, self._thread = self._thread, None
+        thread = self._thread.halted()
         # What was posted before is not waited for: nobody looks at it any more.
         for running in self._running.values():
             self._ended(running)
@@ -398,28 +395,14 @@ class _Watchdog:
             if self._watched:
                 self.learn()
                 self.learn_others()
-                self._run()
+                self._thread.run()
 
-    def _run(self) -> None:
-        if self._thread is None:
-            self._halt = threading.Event()
-            self._thread = threading.Thread(
-                target=self._watch, args=(self._halt,), name="perfguard-loop", daemon=True
-            )
-            self._thread.start()
-
-    def _watch(self, halt: threading.Event) -> None:
-        while not halt.wait(PERIOD):
-            with self._lock:
-                if halt.is_set():
-                    return
-                for running in list(self._running.values()):
-                    if running.posted is None:
-                        self._post(running)
-                    elif not self._runs(running, Clock.now()):
-                        continue
-                    elif Clock.now() - running.posted > _OVERDUE:
-                        self._look(running)
+    def _watch(self) -> None:
+        for running in list(self._running.values()):
+            if running.posted is None:
+                self._post(running)
+            elif self._runs(running, Clock.now()) and Clock.now() - running.posted > _OVERDUE:
+                self._look(running)
 
     def _look(self, running: _Running) -> None:
         """Look at what holds a loop."""

@@ -20,6 +20,7 @@ from os import getpid
 from typing import TYPE_CHECKING
 
 from pytest_perfguard.errors import MissingExtraError
+from pytest_perfguard.probes.periodic import Periodic, join
 from pytest_perfguard.probes.resident import Limit, Resident, UnreadableError
 from pytest_perfguard.spans import Clock
 from pytest_perfguard.units import Unit, show
@@ -221,8 +222,7 @@ class _Sampler:
         self._lock = threading.RLock()
         self._samplings: dict[OpenSpan, _Sampling] = {}
         self._limit = Limit(0, "")
-        self._thread: threading.Thread | None = None
-        self._halt = threading.Event()
+        self._thread = Periodic("perfguard-memory", PERIOD, self._lock, self._take)
 
     def __contains__(self, span: OpenSpan) -> bool:
         return span in self._samplings
@@ -247,7 +247,7 @@ class _Sampler:
             sampling = self._samplings[span] = _Sampling(start, self._limit, is_marked=is_marked)
             if self.resident.has_mark and not is_marked:
                 sampling.unread = _no_mark()
-            self._run()
+            self._thread.run()
         return True
 
     def look(self, span: OpenSpan) -> _Sampling | None:
@@ -265,9 +265,8 @@ class _Sampler:
         with self._lock:
             self._take_highest()
             sampling = self._samplings.pop(span, None)
-            thread = None if self._samplings else self._halted()
-        if thread is not None:
-            thread.join()
+            thread = None if self._samplings else self._thread.halted()
+        join(thread)
         return sampling
 
     def rest(self) -> None:
@@ -275,15 +274,8 @@ class _Sampler:
         if self._is_foreign():
             return
         with self._lock:
-            thread = self._halted()
-        if thread is not None:
-            thread.join()
-
-    def _halted(self) -> threading.Thread | None:
-        """Tell the thread to end; it has to be joined without the lock, which it may wait for."""
-        self._halt.set()
-        thread, self._thread = self._thread, None
-        return thread
+            thread = self._thread.halted()
+        join(thread)
 
     def resume(self) -> None:
         """Look again, for the spans that are still open."""
@@ -292,24 +284,11 @@ class _Sampler:
         with self._lock:
             self._samplings = {s: seen for s, seen in self._samplings.items() if not s.closed}
             if self._samplings:
-                self._run()
+                self._thread.run()
 
     def _is_foreign(self) -> bool:
         """Return whether this is a child of the process: it has neither the thread nor the lock."""
         return getpid() != self.resident.pid
-
-    def _run(self) -> None:
-        if self._thread is None:
-            self._halt = threading.Event()
-            self._thread = threading.Thread(
-                target=self._sample, args=(self._halt,), name="perfguard-memory", daemon=True
-            )
-            self._thread.start()
-
-    def _sample(self, halt: threading.Event) -> None:
-        while not halt.wait(PERIOD):
-            with self._lock:
-                self._take()
 
     def _take(self) -> None:
         try:
