@@ -1,41 +1,22 @@
 """What recording costs for each command of a cache, against the bare client.
 
-One process runs all variants, told by this one to run a block of commands, the variants in a new
-random order each round; each block is divided by what the bare client took in the same round. Two
-processes of the same program differ by a few percent, which is why no ratio is taken across them,
-and why the process is replaced every few rounds.
-
 Two times are compared. CPU time is what the client's process worked; it is all there is to
-fakeredis. A real server makes the client wait: elapsed time is what the code that asks feels.
+fakeredis. A real server makes the client wait: elapsed time is what the code that asks feels. How
+the variants are compared is said in ``ratios.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
-from pathlib import Path
-from statistics import median
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import redis
-from estimates import Estimate
-from workers import Worker, last_cpu
+from ratios import Comparison, Times, compare, run, shown
 
 STANDARD_URL = "redis://127.0.0.1:6379/0"
-ROUNDS_PER_PROCESS = 5
-CLOCKS = ("cpu", "elapsed")
-VARIANTS = {
-    "bare": "bare",
-    "bare-again": "bare again (the noise)",
-    "perfguard-idle": "no span open",
-    "perfguard": "recording",
-}
 
 
 class Case(NamedTuple):
@@ -54,111 +35,37 @@ CASES = {
     "real-async": Case("Redis GET, asyncio", "elapsed", 1.10),
     "pipeline": Case("Redis pipeline of 20 GETs", "elapsed", None),
 }
-
-# The seconds of each round, by clock, variant and case.
-Times = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
-
-
-def measure(rounds: int) -> Times:
-    """Run the blocks."""
-    order = list(VARIANTS)
-    times: dict[str, dict[str, dict[str, list[float]]]] = {
-        clock: {name: {case: [] for case in CASES} for name in order} for clock in CLOCKS
-    }
-    cpu = last_cpu()
-    done = 0
-    while done < rounds:
-        with Worker(sys.executable, "cache_worker.py", "any", cpu) as worker:
-            for _ in range(min(ROUNDS_PER_PROCESS, rounds - done)):
-                for case in CASES:
-                    random.shuffle(order)
-                    for name in order:
-                        answer = worker.run(f"{name} {case}")
-                        for clock, seconds in zip(CLOCKS, answer, strict=True):
-                            times[clock][name][case].append(seconds)
-                done += 1
-        print(f"\r{done} of {rounds} rounds", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return times
+COMPARISON = Comparison(
+    "cache_worker.py",
+    {
+        "bare": "bare",
+        "bare-again": "bare again (the noise)",
+        "perfguard-idle": "no span open",
+        "perfguard": "recording",
+    },
+    {name: case.label for name, case in CASES.items()},
+    ("redis", "fakeredis"),
+)
 
 
-def compare(times: Times, clock: str, name: str, case: str) -> Estimate:
-    """Return how many times as long as bare a variant took, round by round."""
-    pairs = zip(times[clock][name][case], times[clock]["bare"][case], strict=True)
-    return Estimate.of([a / b for a, b in pairs], ROUNDS_PER_PROCESS)
-
-
-def table(times: Times, clock: str) -> str:
-    """Return the ratios of one clock as text."""
-    names = [name for name in VARIANTS if name != "bare"]
-    heading = "".join(f"{VARIANTS[name]:>24}" for name in names)
-    lines = [f"{clock + ' time':<28}{'bare':>10}{heading}"]
-    for case, (label, _, _) in CASES.items():
-        bare = 1e6 * median(times[clock]["bare"][case])
-        ratios = "".join(f"{_ratio(compare(times, clock, name, case)):>24}" for name in names)
-        lines.append(f"{label:<28}{bare:>7.1f} us{ratios}")
-    return "\n".join(lines)
-
-
-def _ratio(found: Estimate) -> str:
-    return f"x{found.median:.3f} [{found.low:.3f}-{found.high:.3f}]"
-
-
-def verdicts(times: Times) -> dict[str, str]:
-    """Return each goal in words, and whether it is met: ``yes`` or ``NO``, and how surely."""
-    found = {}
-    for case, (label, clock, goal) in CASES.items():
+def goals(times: Times) -> Iterator[tuple[str, str]]:
+    """Yield each goal in words, and whether it is met."""
+    for name, (label, clock, goal) in CASES.items():
         if goal is not None:
-            ratio = compare(times, clock, "perfguard", case)
-            line = f"{label}, {clock} time: {_ratio(ratio)}, goal x{goal:.2f}"
-            found[line] = ratio.verdict(goal)
-    return found
+            ratio = compare(times, clock, "perfguard", name)
+            line = f"{label}, {clock} time: {shown(ratio)}, goal x{goal:.2f}"
+            yield line, ratio.verdict(goal)
 
 
-def main() -> int:
-    """Run the benchmark; the exit status is 1 if a goal is not met."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--rounds", type=int, default=100, help="rounds; five a process (100)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here too")
-    arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
+def need_redis(parser: argparse.ArgumentParser) -> None:
+    """Refuse to go on without a server."""
     url = os.environ.setdefault("PERFGUARD_TEST_REDIS_URL", STANDARD_URL)
     try:
         redis.Redis.from_url(url).ping()
     except redis.ConnectionError as error:
         parser.error(f"no Redis to compare with; set PERFGUARD_TEST_REDIS_URL: {error}")
-    times = measure(arguments.rounds)
-    libraries = {name: version(name) for name in ("redis", "fakeredis")}
-    shown = ", ".join(f"{name} {number}" for name, number in libraries.items())
-    print(f"{shown}, CPython {sys.version.split()[0]}, {arguments.rounds} rounds")
-    print("median of the ratios to bare and its 95 % interval\n")
-    for clock in CLOCKS:
-        print(table(times, clock), end="\n\n")
-    goals = verdicts(times)
-    for line, verdict in goals.items():
-        print(f"{line}: {verdict}")
-    if arguments.json:
-        data = {
-            "python": sys.version.split()[0],
-            **libraries,
-            "rounds": arguments.rounds,
-            "bare_us": {
-                clock: {case: 1e6 * median(times[clock]["bare"][case]) for case in CASES}
-                for clock in CLOCKS
-            },
-            "ratios": {
-                clock: {
-                    name: {case: asdict(compare(times, clock, name, case)) for case in CASES}
-                    for name in VARIANTS
-                }
-                for clock in CLOCKS
-            },
-            "goals": goals,
-        }
-        arguments.json.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    return 0 if all(verdict.startswith("yes") for verdict in goals.values()) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    assert __doc__ is not None
+    sys.exit(run(__doc__.partition("\n")[0], COMPARISON, goals, need_redis))
