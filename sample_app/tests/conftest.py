@@ -23,10 +23,13 @@ from sqlalchemy.orm import sessionmaker
 
 from sample_app.core.config import Settings
 from sample_app.core.database import Database
+from sample_app.core.metrics import Metrics
 from sample_app.core.migrate import upgrade
 from sample_app.main import create_app
 from sample_app.seed import seed
 from sample_app.tests.running import RunningClient
+from sample_app.tests.webhook import Webhook, running
+from sample_app.worker.services import Services, lent
 
 
 @contextmanager
@@ -120,3 +123,26 @@ def client(app: FastAPI) -> Iterator[RunningClient]:
     """Call an application whose writes are undone after the test, and whose cache is cold."""
     with RunningClient(app) as client:
         yield client
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    """Run a server that takes announcements."""
+    with running() as webhook:
+        yield webhook
+
+
+@pytest.fixture
+def telling(settings: Settings, isolated: Database, webhook: Webhook) -> Iterator[RunningClient]:
+    """Call an application that tells the webhook of new resources."""
+    settings = settings.model_copy(update={"webhook_url": webhook.url})
+    with RunningClient(create_app(settings, isolated)) as client:
+        yield client
+
+
+@pytest.fixture
+def services(settings: Settings, isolated: Database) -> Iterator[Services]:
+    """Let tasks that are run here work with the test's database."""
+    services = Services(settings, isolated, Metrics())
+    with lent(services):
+        yield services

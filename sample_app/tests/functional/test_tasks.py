@@ -31,37 +31,15 @@ from sample_app.core.database import Database
 from sample_app.core.metrics import Metrics
 from sample_app.core.migrate import upgrade
 from sample_app.core.monitoring import Monitor
-from sample_app.main import create_app
 from sample_app.models import ResourceSummary
 from sample_app.seed import seed
 from sample_app.tests.running import RunningClient
-from sample_app.tests.webhook import Webhook, running
+from sample_app.tests.webhook import Webhook
 from sample_app.worker import tasks
-from sample_app.worker.services import Services, lent
+from sample_app.worker.services import Services
 
 PROCESS = "/api/resources/process"
 _PICKLE = "application/x-python-serialize"
-
-
-@pytest.fixture
-def webhook() -> Iterator[Webhook]:
-    with running() as webhook:
-        yield webhook
-
-
-@pytest.fixture
-def telling(settings: Settings, isolated: Database, webhook: Webhook) -> Iterator[RunningClient]:
-    """Call an application that tells the webhook of new resources."""
-    settings = settings.model_copy(update={"webhook_url": webhook.url})
-    with RunningClient(create_app(settings, isolated)) as client:
-        yield client
-
-
-@pytest.fixture
-def services(settings: Settings, isolated: Database) -> Iterator[Services]:
-    services = Services(settings, isolated, Metrics())
-    with lent(services):
-        yield services
 
 
 def summaries(database: Database) -> dict[int, tuple[int, int]]:

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from pytest_perfguard import Perf
-from sample_app.core.config import Settings
-from sample_app.core.database import Database
-from sample_app.core.metrics import Metrics
-from sample_app.main import create_app
 from sample_app.tests.running import RunningClient
-from sample_app.tests.webhook import Webhook, running
-from sample_app.worker.services import Services, lent
+from sample_app.tests.webhook import Webhook
+from sample_app.worker.services import Services
 from sample_app.worker.tasks import MAX_RETRIES, process_data
 
 pytestmark = [pytest.mark.performance, pytest.mark.perf_baseline]
-
-
-@pytest.fixture
-def webhook() -> Iterator[Webhook]:
-    """Run a server that takes announcements."""
-    with running() as webhook:
-        yield webhook
-
-
-@pytest.fixture
-def telling(settings: Settings, isolated: Database, webhook: Webhook) -> Iterator[RunningClient]:
-    """Call an application that tells the webhook of new resources."""
-    settings = settings.model_copy(update={"webhook_url": webhook.url})
-    with RunningClient(create_app(settings, isolated)) as client:
-        yield client
 
 
 @pytest.mark.perf_budget(
@@ -51,14 +30,6 @@ def test_others_are_told_when_it_is_committed(telling: RunningClient, webhook: W
     answer = telling.post("/api/resources", json={"name": "new", "owner_id": 3})
     assert answer.status_code == 201
     assert [told["name"] for told in webhook.received] == ["new"]
-
-
-@pytest.fixture
-def services(settings: Settings, isolated: Database) -> Iterator[Services]:
-    """Let tasks that are run here work with the test's database."""
-    services = Services(settings, isolated, Metrics())
-    with lent(services):
-        yield services
 
 
 AWAY = OperationalError("SELECT 1", None, Exception("the server is away"))
