@@ -81,8 +81,9 @@ APP = """
         calls.append((str(request.url.query), request.headers.get("x-key"), await request.body()))
         return Response(status_code=201)
 
+    # On the event loop, where calls arrive in the order of their rounds: threads take no turns.
     @app.get("/turns/{bad}")
-    def turns(bad: int):
+    async def turns(bad: int):
         calls.append(bad)
         if len(calls) >= bad:
             return Response("out of stock " + "x" * 500, status_code=418)

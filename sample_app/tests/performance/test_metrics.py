@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.performance, pytest.mark.perf_budget(sql_queries=0)]
 @pytest.fixture
 def visited(reader: RunningClient) -> RunningClient:
     """Call an application that has been asked for many things, be they there or not."""
-    for id_ in range(1, 21):
+    for id_ in range(1, 61):
         reader.get(f"/api/resources/{id_}")
         reader.get(f"/nothing/there/{id_}")
     return reader
