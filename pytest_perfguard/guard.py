@@ -563,6 +563,7 @@ class Guard:
             ],
             "collected": self.collected if self.baselines.is_used else {},
             "switched_off": sorted(self.baselines.switched_off),
+            "tests": sum(map(len, self.collected.values())),
         }
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def _plain(value: Any) -> Any:
@@ -358,13 +358,38 @@ class Record(_Data):
 
 @dataclass(frozen=True, slots=True)
 class Run(_Data):
-    """All records of a session and the environment they were made in."""
+    """All records of a session, what is to be said of all of them, and where they were made.
+
+    Attributes:
+        environment: interpreter, system and versions that the numbers depend on.
+        source: of what and when: ``commit``, ``branch``, ``dirty`` and ``started`` (ISO 8601, UTC),
+            as far as they are known.
+        tests: how many tests were found, measured or not.
+        notices: what is to be said of the suite as a whole; warnings begin with ``warning:``.
+        lost: node ids of tests that were measured by a process which died with what it knew.
+    """
 
     schema: int = SCHEMA_VERSION
     environment: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=dict)
+    tests: int = 0
+    notices: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
+
+    @property
+    def fails(self) -> bool:
+        """Whether any test of it has to fail."""
+        return any(record.fails for record in self.records)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_dict` wrote."""
-        return cls(**{**data, "records": tuple(Record.from_dict(item) for item in data["records"])})
+        return cls(
+            **{
+                **data,
+                "notices": tuple(data["notices"]),
+                "lost": tuple(data["lost"]),
+                "records": tuple(Record.from_dict(item) for item in data["records"]),
+            }
+        )

@@ -38,6 +38,8 @@ _MARKERS = (
 # Those that cannot be added any more once a test has begun, and those that can.
 _LIMITS = ("perf_budget", "perf_baseline", "perf_waive")
 _MEASURED = (*_LIMITS, "perf_profile", "perf_scales", "performance")
+# What xdist calls the phase of a test whose worker died in it.
+_DIED = "???"
 _GUARD = pytest.StashKey["Guard"]()
 _MISTAKES = pytest.StashKey[dict[str, tuple[str, ...]]]()
 _PROFILES = pytest.StashKey["Profiles"]()
@@ -221,6 +223,8 @@ class _Reports:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a measured test sent with its report."""
+        if str(report.when) == _DIED and self._config.stash.get(_SUITE, None) is not None:
+            _suite(self._config).add_lost_test(report.nodeid)
         record = report.__dict__.get("perfguard")
         if record is not None and not self._is_worker:
             _suite(self._config).add_record(record)
@@ -247,8 +251,10 @@ class _Reports:
         suite = self._config.stash.get(_SUITE, None)
         if suite is not None and not suite.settle(self._config, session):
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
-        path = option(self._config, "json")
-        if path and not _suite(self._config).write(self._config.invocation_params.dir / path):
+        if suite is None:
+            return
+        suite.close(self._config, self._config.pluginmanager.get_plugin("terminalreporter"))
+        if not suite.write(self._config):
             # What was asked for is not there: whoever relies on it must not see a success.
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 

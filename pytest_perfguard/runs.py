@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import subprocess
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from pytest_perfguard.errors import RunFileError
-from pytest_perfguard.model import SCHEMA_VERSION, Record, Run
+from pytest_perfguard.model import SCHEMA_VERSION, Record, Run, encodable
+from pytest_perfguard.reports.plain import to_json
 from pytest_perfguard.writing import write_whole
 
 _NAMED_DISTRIBUTIONS = ("pytest", "pytest-perfguard", "sqlalchemy")
+# Variables of GitHub, GitLab and whoever sets them; a pull request's branch before its merge's.
+_TOLD = {
+    "commit": ("GITHUB_SHA", "CI_COMMIT_SHA"),
+    "branch": ("GITHUB_HEAD_REF", "GITHUB_REF_NAME", "CI_COMMIT_REF_NAME"),
+}
+# Seconds: a repository on a slow disk must not hold up the end of a session.
+_PATIENCE = 5
 
 
 def environment() -> dict[str, str]:
@@ -32,23 +43,71 @@ def environment() -> dict[str, str]:
     return known
 
 
-def make_run(records: Iterable[Record]) -> Run:
-    """Return a run of the given records, ordered by node id, made here and now."""
+def source(root: Path) -> dict[str, str]:
+    """Return of what and when a run is: commit, branch, whether files differ from it, and the time.
+
+    What continuous integration says of branch and commit comes first: what is checked out there is
+    often a merge that nobody has a name for.
+    """
+    known = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    known |= _asked_of_git(root)
+    for name, variables in _TOLD.items():
+        told = next(filter(None, map(os.environ.get, variables)), None)
+        if told:
+            known[name] = told
+    return known
+
+
+def _asked_of_git(root: Path) -> dict[str, str]:
+    """Ask git once; nothing is known where there is none, or no repository."""
+    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        done = subprocess.run(  # noqa: S603 - nothing of the user's is in it
+            command,
+            cwd=root,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_PATIENCE,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    lines = done.stdout.splitlines()
+    heads = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# branch."))
+    known = {"dirty": "yes"} if any(not line.startswith("#") for line in lines) else {}
+    for name, head in (("commit", "branch.oid"), ("branch", "branch.head")):
+        # Before the first commit, and where no branch is checked out.
+        if heads.get(head, "(none)").startswith("(") is False:
+            known[name] = heads[head]
+    return known
+
+
+def make_run(records: Iterable[Record], **about: Any) -> Run:
+    """Return a run of the given records, ordered by node id, made here and now.
+
+    Args:
+        records: of all tests that were measured.
+        about: the other fields of the run.
+    """
     ordered = sorted(records, key=lambda record: record.nodeid)
-    return Run(environment=environment(), records=tuple(ordered))
+    return Run(environment=environment(), records=tuple(ordered), **about)
 
 
 def write_run(run: Run, path: Path) -> None:
-    """Write a run; the file is either the old one or the whole new one, never a part.
+    """Write a run as ``run.json``; see :func:`write_report`."""
+    write_report(to_json(run), path)
 
-    Parameters that were kept for the terminal are left out.
+
+def write_report(text: str, path: Path) -> None:
+    """Write a file that was asked for: it is the old one or the whole new one, never a part.
 
     Raises:
         RunFileError: if it cannot be written.
     """
-    text = json.dumps(_without_samples(run.to_dict()), indent=1, ensure_ascii=False) + "\n"
     try:
-        write_whole(path, text)
+        write_whole(path, encodable(text))
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RunFileError(f"{path} cannot be written: {reason}") from error
@@ -76,13 +135,3 @@ def read_run(path: Path | str) -> Run:
         return Run.from_dict(data)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFileError(f"{path} is not a run: {error!r}") from error
-
-
-def _without_samples(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {
-            key: [] if key == "samples" else _without_samples(item) for key, item in data.items()
-        }
-    if isinstance(data, list):
-        return [_without_samples(item) for item in data]
-    return data

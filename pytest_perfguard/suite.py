@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_perfguard.approval import Approval, find_gone, prune, record_all, tighten_all
 from pytest_perfguard.budgets import is_endpoint
-from pytest_perfguard.errors import RunFileError
+from pytest_perfguard.errors import MissingExtraError, RunFileError
 from pytest_perfguard.explanations import LateProfiles
 from pytest_perfguard.model import Level, Record, Run, Status
 from pytest_perfguard.options import option
-from pytest_perfguard.processes import FreshProcessError, run_again
+from pytest_perfguard.processes import FreshProcessError, is_fresh, run_again
 from pytest_perfguard.reports.evidence import failure
+from pytest_perfguard.reports.formats import render
+from pytest_perfguard.reports.plain import public
 from pytest_perfguard.reports.terminal import summary
-from pytest_perfguard.runs import make_run, write_run
+from pytest_perfguard.runs import make_run, source, write_report
 from pytest_perfguard.time_mode import why_not_compared
+
+# The options that name a file to write, each with the format that it gets.
+OUTPUTS = {"json": "json"}
 
 
 class Suite:
@@ -30,7 +34,10 @@ class Suite:
         self._rules: dict[str, int] = {}
         self._waivers: set[str] = set()
         self._broken_waivers: set[str] = set()
-        self._written = ""
+        self._written: list[str] = []
+        self._run: Run | None = None
+        self._tests = 0
+        self._lost: list[str] = []
         self._collected: dict[str, dict[str, bool]] = {}
         self._switched_off: set[str] = set()
         self._lost_workers = 0
@@ -58,12 +65,17 @@ class Suite:
         for file, tests in facts["collected"].items():
             self._collected.setdefault(file, {}).update(tests)
         self._switched_off.update(facts["switched_off"])
+        self._tests = max(self._tests, facts["tests"])
         if facts.get("times"):
             self._timed.append(facts["times"])
 
     def add_lost_worker(self) -> None:
         """Note that a process ended before it had reported."""
         self._lost_workers += 1
+
+    def add_lost_test(self, nodeid: str) -> None:
+        """Note that a process ended while it ran a test."""
+        self._lost.append(nodeid)
 
     def judge_times(
         self,
@@ -115,7 +127,7 @@ class Suite:
         """
         if not self._collected or config.getoption("collectonly"):
             return not any(approval.problems for approval in self._approvals)
-        root, records = config.rootpath, self.run().records
+        root, records = config.rootpath, self.records()
         if wish := option(config, "update"):
             again = self._again(config, records) if wish == "verify" else None
             self._approvals.append(record_all(root, records, again))
@@ -157,45 +169,65 @@ class Suite:
             reasons.append("a worker was lost")
         return reasons
 
-    def run(self) -> Run:
-        """Return all records as a run."""
-        return make_run(Record.from_dict(record) for record in self._records.values())
+    def records(self) -> list[Record]:
+        """Return what was measured so far."""
+        return [Record.from_dict(record) for record in self._records.values()]
 
-    def write(self, path: Path) -> bool:
-        """Write ``run.json``; the report tells where, or why not.
-
-        Returns:
-            Whether it was written.
-        """
-        try:
-            write_run(self.run(), path)
-        except RunFileError as error:
-            self._written = f"warning: {error}"
-            return False
-        self._written = f"records written to {path}"
-        return True
-
-    def report(self, config: pytest.Config, terminal: pytest.TerminalReporter) -> None:
-        """Write the summary in pytest's own style."""
-        run = self.run()
-        full = bool(option(config, ""))
-        notices = self._notices(run, whole=is_whole(config, terminal))
-        said = notices or full or self._written or self._profiles or self._approvals
-        if not (run.records or said) or config.getoption("collectonly"):
-            return
+    def close(self, config: pytest.Config, terminal: pytest.TerminalReporter | None) -> None:
+        """Put together what there is to say of the session; nothing is added after that."""
+        records = self.records()
+        notices = self._notices(records, whole=terminal is not None and is_whole(config, terminal))
         for approval in self._approvals:
             notices += approval.lines
             notices += [f"warning: {problem}" for problem in approval.problems]
-        lines = summary(
-            run,
-            top=option(config, "top"),
-            full=full,
-            notices=notices,
-            width=terminal._tw.fullwidth,
+        asked = any(option(config, name) for name in OUTPUTS)
+        self._run = make_run(
+            records,
+            source=source(config.rootpath) if asked else {},
+            tests=self._tests,
+            notices=tuple(notices),
+            lost=tuple(sorted(self._lost)),
         )
-        lines += self._told_of_profiles(config)
-        if self._written:
-            lines.append(self._written)
+
+    def write(self, config: pytest.Config) -> bool:
+        """Write the files that were asked for; the report tells where each is, or why not.
+
+        Returns:
+            Whether all of them were written.
+        """
+        asked = {name: option(config, name) for name in OUTPUTS}
+        if is_fresh():
+            # The session that started this process reports.
+            asked = {"json": asked["json"]}
+        complete = True
+        for name, path in asked.items():
+            if not path:
+                continue
+            try:
+                text = render(public(self._finished()), OUTPUTS[name])
+                write_report(text, config.invocation_params.dir / path)
+            except (RunFileError, MissingExtraError) as error:
+                self._written.append(f"warning: {error}")
+                complete = False
+            else:
+                what = "records" if name == "json" else "report"
+                self._written.append(f"{what} written to {config.invocation_params.dir / path}")
+        return complete
+
+    def _finished(self) -> Run:
+        if self._run is None:
+            raise RuntimeError("the session has not ended yet")
+        return self._run
+
+    def report(self, config: pytest.Config, terminal: pytest.TerminalReporter) -> None:
+        """Write the summary in pytest's own style."""
+        run = self._finished()
+        full = bool(option(config, ""))
+        said = run.notices or full or self._written or self._profiles or self._approvals
+        if not (run.records or said) or config.getoption("collectonly"):
+            return
+        lines = summary(run, top=option(config, "top"), full=full, width=terminal._tw.fullwidth)
+        lines += [*self._told_of_profiles(config), *self._written]
         terminal.write_sep("=", "perfguard")
         for line in lines:
             markup = {"yellow": True} if line.startswith("warning:") else {}
@@ -210,12 +242,15 @@ class Suite:
             lines.append(f"{more} {'more ' if top else ''}profile{'s' * (more > 1)} in {folder}")
         return lines
 
-    def _notices(self, run: Run, *, whole: bool) -> list[str]:
-        notices: list[str] = []
-        told = {error for record in run.records for error in record.errors}
+    def _notices(self, records: Sequence[Record], *, whole: bool) -> list[str]:
+        notices = [
+            f"warning: the process that ran {nodeid} died: nothing of that test was recorded"
+            for nodeid in sorted(self._lost)
+        ]
+        told = {error for record in records for error in record.errors}
         notices += [f"warning: {waiver}" for waiver in sorted(self._broken_waivers - told)]
-        used = {key for record in run.records for key, covered in record.waivers.items() if covered}
-        passed = {key for record in run.records for key in record.waivers}
+        used = {key for record in records for key, covered in record.waivers.items() if covered}
+        passed = {key for record in records for key in record.waivers}
         # A part of the suite cannot tell that a waiver is not needed, unless its line was run.
         stale = (self._waivers | passed if whole else passed) - used
         notices += [
@@ -230,11 +265,11 @@ class Suite:
                 f"warning: baselines are switched off for {count:,} marked "
                 f"test{'' if count == 1 else 's'} (perfguard_baseline)"
             )
-        return notices + (self._idle_rules(run) if whole else [])
+        return notices + (self._idle_rules(records) if whole else [])
 
-    def _idle_rules(self, run: Run) -> list[str]:
+    def _idle_rules(self, records: Iterable[Record]) -> list[str]:
         judged: dict[str, dict[str, set[Status]]] = {}
-        for record in run.records:
+        for record in records:
             for verdict in record.verdicts:
                 statuses = judged.setdefault(verdict.where, {}).setdefault(verdict.metric, set())
                 statuses.add(verdict.status)

@@ -13,17 +13,23 @@ from pytest_perfguard.reports.evidence import cache_faults, cause, failure, merg
 from pytest_perfguard.units import Unit, show
 
 
-def summary(
-    run: Run, *, top: int, full: bool, notices: Iterable[str] = (), width: int = 100
-) -> list[str]:
+def text(run: Run, *, top: int = 5, width: int = 100) -> str:
+    """Return what a session says of the run in the terminal: its failures, then its summary."""
+    lines = []
+    for record in run.records:
+        if record.fails:
+            lines += [record.nodeid, failure(record, width), ""]
+    return "\n".join([*lines, *summary(run, top=top, full=True, width=width)]) + "\n"
+
+
+def summary(run: Run, *, top: int, full: bool, width: int = 100) -> list[str]:
     """Return the lines of the summary.
 
     Args:
-        notices: what is to be said of the suite as a whole.
         top: length of each list.
         full: show the top lists and every candidate, not only what needs attention.
     """
-    lines = [*notices, *_warnings(run.records, width), *_baselines(run.records, top, width)]
+    lines = [*run.notices, *_warnings(run.records, width), *_baselines(run.records, top, width)]
     if full and run.records:
         lines += _top_list("most statements", run, top, "sql_queries", Unit.COUNT)
         lines += _top_list("most time in SQL", run, top, "sql_time", Unit.SECONDS)

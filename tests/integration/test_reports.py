@@ -146,7 +146,7 @@ def test_the_file_holds_the_same_with_and_without_workers(
 
     one = _read(pytester.path / "one.json")
     two = _read(pytester.path / "deep/er/two.json")
-    assert one["schema"] == 1
+    assert one["schema"] == 2
     assert {"python", "implementation", "system", "machine", "pytest", "sqlalchemy"} <= set(
         one["environment"]
     )

@@ -1,0 +1,1 @@
+"""The commands of ``perfguard``, one file for each: ``register`` adds it to the parser."""

@@ -1,0 +1,39 @@
+"""``perfguard report``: a run once more, in any format."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from pytest_perfguard.commands.exit_codes import BREACH, OK
+from pytest_perfguard.reports.formats import FORMATS, render
+from pytest_perfguard.reports.terminal import text
+from pytest_perfguard.runs import read_run, write_report
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser("report", help="show a run as the session showed it")
+    parser.add_argument("file", type=Path, metavar="RUN.json")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="text", help="what it becomes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="where it goes (default: printed)"
+    )
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="length of lists in text")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    run = read_run(options.file)
+    if options.format == "text":
+        shown = text(run, top=options.top, width=shutil.get_terminal_size().columns)
+    else:
+        shown = render(run, options.format)
+    if options.output is None:
+        print(shown, end="")
+    else:
+        write_report(shown, options.output)
+    return BREACH if run.fails else OK
