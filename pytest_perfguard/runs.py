@@ -7,7 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,13 @@ def environment() -> dict[str, str]:
     return known
 
 
-def source(root: Path) -> dict[str, str]:
+def source(root: Path, started: datetime) -> dict[str, str]:
     """Return of what and when a run is: commit, branch, whether files differ from it, and the time.
 
     What continuous integration says of branch and commit comes first: what is checked out there is
     often a merge that nobody has a name for.
     """
-    known = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    known = {"started": started.isoformat(timespec="seconds")}
     known |= _asked_of_git(root)
     for name, variables in _TOLD.items():
         told = next(filter(None, map(os.environ.get, variables)), None)
@@ -79,7 +79,7 @@ def _asked_of_git(root: Path) -> dict[str, str]:
     known = {"dirty": "yes"} if any(not line.startswith("#") for line in lines) else {}
     for name, head in (("commit", "branch.oid"), ("branch", "branch.head")):
         # Before the first commit, and where no branch is checked out.
-        if heads.get(head, "(none)").startswith("(") is False:
+        if not heads.get(head, "(none)").startswith("("):
             known[name] = heads[head]
     return known
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ class Suite:
     """Gathers records and facts; belongs to the process that pytest reports in."""
 
     def __init__(self) -> None:
+        self._started = datetime.now(UTC)
         self._records: dict[str, Mapping[str, Any]] = {}
         self._rules: dict[str, int] = {}
         self._waivers: set[str] = set()
@@ -183,7 +185,7 @@ class Suite:
         asked = any(option(config, name) for name in OUTPUTS)
         self._run = make_run(
             records,
-            source=source(config.rootpath) if asked else {},
+            source=source(config.rootpath, self._started) if asked else {},
             tests=self._tests,
             notices=tuple(notices),
             lost=tuple(sorted(self._lost)),

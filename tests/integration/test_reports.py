@@ -249,7 +249,7 @@ def _without_times(data: Any) -> Any:
     """Leave out what differs between two runs: times, and engines, whose files are new."""
     timed = {
         "seconds", "start", "sql_time", "sql_slowest", "tx_longest", "engines", "cpu_time",
-        "cpu_percent",
+        "cpu_percent", "started",
     }  # fmt: skip
     if isinstance(data, dict):
         return {key: _without_times(value) for key, value in data.items() if key not in timed}

@@ -91,4 +91,12 @@ RECORDS = st.builds(
     waivers=_named(st.booleans()),
     engines=_named(_TEXT),
 )
-RUNS = st.builds(Run, environment=_named(_TEXT), records=_several(RECORDS))
+RUNS = st.builds(
+    Run,
+    environment=_named(_TEXT),
+    source=_named(_TEXT),
+    tests=st.integers(0, 10_000),
+    notices=_several(_TEXT),
+    lost=_several(_TEXT),
+    records=_several(RECORDS),
+)

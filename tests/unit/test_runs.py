@@ -4,7 +4,9 @@ import json
 import os
 import platform
 import stat
+import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 
 from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import SCHEMA_VERSION, Record, Run
-from pytest_perfguard.runs import environment, make_run, read_run, write_run
+from pytest_perfguard.runs import _TOLD, environment, make_run, read_run, source, write_run
 from tests.unit.build import finding, span, tally
 from tests.unit.strategies import RUNS
 
@@ -168,3 +170,52 @@ def test_the_environment_names_the_interpreter_and_the_libraries_that_are_there(
     assert known["python"] == platform.python_version()
     assert known["pytest"] == pytest.__version__
     assert {"implementation", "system", "machine", "pytest-perfguard"} <= set(known)
+
+
+# -- of what a run is ----------------------------------------------------------------------
+
+_NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a repository with one commit, as on a machine that is no CI."""
+    for name in [name for names in _TOLD.values() for name in names]:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "a.py").write_text("a = 1\n")
+    for command in (
+        ("init", "-q", "-b", "trunk"),
+        ("add", "."),
+        ("-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "Begin"),
+    ):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_a_run_knows_its_commit_and_branch(repository: Path) -> None:
+    known = source(repository, _NOON)
+    assert known["branch"] == "trunk"
+    assert len(known["commit"]) == 40
+    assert known["started"] == "2026-11-28T12:00:00+00:00"
+    assert "dirty" not in known
+    (repository / "a.py").write_text("a = 2\n")
+    assert source(repository, _NOON)["dirty"] == "yes"
+
+
+def test_what_the_pipeline_says_comes_first(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_REF_NAME", "7/merge")
+    monkeypatch.setenv("GITHUB_HEAD_REF", "faster")
+    assert source(repository, _NOON)["branch"] == "faster"
+
+
+def test_where_there_is_no_repository_the_time_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    for name in [name for names in _TOLD.values() for name in names]:
+        monkeypatch.delenv(name, raising=False)
+    assert source(tmp_path, _NOON) == {"started": "2026-11-28T12:00:00+00:00"}
+    monkeypatch.setenv("PATH", "")
+    assert source(tmp_path, _NOON) == {"started": "2026-11-28T12:00:00+00:00"}
