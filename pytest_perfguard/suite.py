@@ -13,6 +13,7 @@ from pytest_perfguard.approval import Approval, find_gone, prune, record_all, ti
 from pytest_perfguard.budgets import is_endpoint
 from pytest_perfguard.errors import MissingExtraError, RunFileError
 from pytest_perfguard.explanations import LateProfiles
+from pytest_perfguard.journal import Journal, lost_sessions
 from pytest_perfguard.model import Level, Record, Run, Status
 from pytest_perfguard.options import option
 from pytest_perfguard.processes import FreshProcessError, is_fresh, run_again
@@ -32,6 +33,8 @@ class Suite:
 
     def __init__(self) -> None:
         self._started = datetime.now(UTC)
+        self._journal: Journal | None = None
+        self._lost_sessions: list[str] = []
         self._records: dict[str, Mapping[str, Any]] = {}
         self._rules: dict[str, int] = {}
         self._waivers: set[str] = set()
@@ -50,9 +53,22 @@ class Suite:
         self._gone: list[str] = []
         self._profiles: list[Sequence[str]] = []
 
+    def begin(self, config: pytest.Config) -> None:
+        """Look for what killed sessions have left, and leave what tells of this one if it is."""
+        if config.getoption("collectonly") or is_fresh():
+            return
+        artifacts = config.rootpath / option(config, "artifacts")
+        self._lost_sessions = lost_sessions(artifacts)
+        files = [str(path) for path in (option(config, name) for name in OUTPUTS) if path]
+        if files:
+            self._journal = Journal(artifacts, self._started, files)
+            self._journal.begin()
+
     def add_record(self, record: Mapping[str, Any]) -> None:
         """Keep the record of a test; a rerun's replaces the one before."""
         self._records[record["nodeid"]] = record
+        if self._journal is not None:
+            self._journal.note(record["nodeid"])
 
     def add_profiles(self, profiles: Iterable[Sequence[str]]) -> None:
         """Keep what is to be said of the profiles of tests that have not failed."""
@@ -214,6 +230,8 @@ class Suite:
             else:
                 what = "records" if name == "json" else "report"
                 self._written.append(f"{what} written to {config.invocation_params.dir / path}")
+        if self._journal is not None:
+            self._journal.end()
         return complete
 
     def _finished(self) -> Run:
@@ -245,7 +263,8 @@ class Suite:
         return lines
 
     def _notices(self, records: Sequence[Record], *, whole: bool) -> list[str]:
-        notices = [
+        notices = [f"warning: {line}" for line in self._lost_sessions]
+        notices += [
             f"warning: the process that ran {nodeid} died: nothing of that test was recorded"
             for nodeid in sorted(self._lost)
         ]
