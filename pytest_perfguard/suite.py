@@ -246,11 +246,21 @@ class Suite:
         said = run.notices or full or self._written or self._profiles or self._approvals
         if not (run.records or said) or config.getoption("collectonly"):
             return
-        lines = summary(run, top=option(config, "top"), full=full, width=terminal._tw.fullwidth)
+        lines = summary(
+            run,
+            top=option(config, "top"),
+            full=full,
+            width=terminal._tw.fullwidth,
+            verbosity=config.get_verbosity(),
+        )
         lines += [*self._told_of_profiles(config), *self._written]
-        terminal.write_sep("=", "perfguard")
+        warned = any(line.startswith("warning:") for line in lines)
+        colour = "red" if run.fails else "yellow" if warned else "green"
+        terminal.write_sep("=", "perfguard", **{colour: True})
         for line in lines:
-            markup = {"yellow": True} if line.startswith("warning:") else {}
+            # Titles of lists stand out as pytest's own do.
+            title = line.endswith(":") and not line.startswith(" ")
+            markup = {"yellow": True} if line.startswith("warning:") else {"bold": title}
             terminal.write_line(line, **markup)
 
     def _told_of_profiles(self, config: pytest.Config) -> list[str]:

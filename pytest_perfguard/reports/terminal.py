@@ -10,7 +10,14 @@ from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
 from pytest_perfguard.model import Record, Rule, Run, Span, Status, Tally, Verdict
 from pytest_perfguard.reports.evidence import cache_faults, cause, failure, merged_findings
+from pytest_perfguard.reports.standing import closest, not_judged, of_limit
 from pytest_perfguard.units import Unit, show
+
+# Verbosity of -qq.
+_SILENT = -2
+# Columns below which the name of a row goes on a line of its own.
+_NARROW = 80
+_MAX_BUDGETS = 3
 
 
 def text(run: Run, *, top: int = 5, width: int = 100) -> str:
@@ -22,14 +29,22 @@ def text(run: Run, *, top: int = 5, width: int = 100) -> str:
     return "\n".join([*lines, *summary(run, top=top, full=True, width=width)]) + "\n"
 
 
-def summary(run: Run, *, top: int, full: bool, width: int = 100) -> list[str]:
+def summary(run: Run, *, top: int, full: bool, width: int = 100, verbosity: int = 0) -> list[str]:
     """Return the lines of the summary.
 
     Args:
         top: length of each list.
         full: show the top lists and every candidate, not only what needs attention.
+        width: columns of the terminal.
+        verbosity: as pytest counts it: from 1 on the budgets of all tests are shown, at -2 and
+            below only what needs attention.
     """
-    lines = [*run.notices, *_warnings(run.records, width), *_baselines(run.records, top, width)]
+    lines = [*run.notices, *_warnings(run.records, width)]
+    if verbosity <= _SILENT:
+        return [*lines, *_parameters(run.records, top, width), denominator(run)]
+    lines += _baselines(run.records, top, width)
+    if full or verbosity > 0:
+        lines += _budgets(run.records, len(run.records) if verbosity > 0 else top)
     if full and run.records:
         lines += _top_list("most statements", run, top, "sql_queries", Unit.COUNT)
         lines += _top_list("most time in SQL", run, top, "sql_time", Unit.SECONDS)
@@ -37,7 +52,9 @@ def summary(run: Run, *, top: int, full: bool, width: int = 100) -> list[str]:
         lines += _candidates(run, top, width)
         lines += _cache_faults(run, top)
         lines += _lookups(run, top)
-        lines += _endpoints(run, top)
+        lines += _endpoints(run, top, width)
+    if unjudged := not_judged(run) if full else []:
+        lines += ["not judged:", *(f"  {line}" for line in unjudged)]
     lines += _parameters(run.records, top, width)
     lines.append(denominator(run))
     return lines
@@ -139,6 +156,18 @@ def _some(lines: list[str], top: int) -> list[str]:
     return shown + ([f"  ... and {more:,} more"] if more else [])
 
 
+def _budgets(records: Iterable[Record], top: int) -> list[str]:
+    """List budgets that were kept, those first that came closest to their limit."""
+    found = closest(records)
+    lines = ["closest to their budgets:"] if found[:top] else []
+    for share, record, verdicts in found[:top]:
+        told = " · ".join(of_limit(verdict) for verdict in verdicts[:_MAX_BUDGETS])
+        more = len(verdicts) - _MAX_BUDGETS
+        lines.append(f"  {share:>4.0%}  {told}{f' and {more} more' if more > 0 else ''}")
+        lines.append(f"        in {record.nodeid}")
+    return lines
+
+
 def _top_list(title: str, run: Run, top: int, metric: str, unit: Unit) -> list[str]:
     ranked = sorted(run.records, key=lambda record: -record.metrics.get(metric, 0))
     rows = [
@@ -232,7 +261,7 @@ def _lookups(run: Run, top: int) -> list[str]:
     ]
 
 
-def _endpoints(run: Run, top: int) -> list[str]:
+def _endpoints(run: Run, top: int, width: int) -> list[str]:
     """List the endpoints that were called, those with the most SQL in one call first."""
     calls: dict[str, list[Span]] = {}
     tasks: dict[str, dict[str, int]] = {}
@@ -256,8 +285,11 @@ def _endpoints(run: Run, top: int) -> list[str]:
     names = ["", *(name for name, _ in shown)]
     lines = ["endpoints:"]
     for name, cells in zip(names, table, strict=True):
-        row = "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        lines.append(f"  {row}  {name}".rstrip())
+        row = "  ".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
+        if width < _NARROW and name:
+            lines += [f"  {name}", f"  {row}"]
+        else:
+            lines.append(f"  {row}  {name}".rstrip())
         lines += [
             f"  {'':{sum(widths) + 2 * len(widths) - 2}}  + {count}x {task}"
             for task, count in tasks.get(name, {}).items()
