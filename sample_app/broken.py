@@ -76,7 +76,10 @@ def install(app: FastAPI, traps: Traps) -> None:
         app.add_middleware(Sluggish)
     for name, router in _ROUTERS.items():
         if traps.enabled(name):
-            app.router.routes[:0] = router.routes
+            # Included, they heed the overrides of the application, which others of us make.
+            known = len(app.router.routes)
+            app.include_router(router)
+            app.router.routes[:] = [*app.router.routes[known:], *app.router.routes[:known]]
     for name, (dependency, twin) in _DEPENDENCIES.items():
         if traps.enabled(name):
             app.dependency_overrides[dependency] = twin

@@ -62,7 +62,8 @@ def not_judged(run: Run) -> list[str]:
         count = run.tests - len(run.records) - len(run.lost)
         lines.append(f"{_tests(count)} of {run.tests:,}: not measured, or not run")
     bare = [record for record in run.records if not record.verdicts and not record.is_new]
-    if bare:
+    # Where nobody has set a limit yet, it goes without saying.
+    if 0 < len(bare) < len(run.records):
         lines.append(f"{_tests(len(bare))} measured without any limit")
     new = sum(record.is_new for record in run.records)
     if new:

@@ -2,315 +2,37 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from pytest_perfguard import read_run
-from pytest_perfguard.model import Run
 from sample_app.core.traps import KNOWN
-
-ROOT = Path(__file__).parents[2]
-SUITE = "sample_app/tests/performance"
-
-
-class Seen(NamedTuple):
-    """What a trap must be seen to do.
-
-    ``line`` is a piece of the source line to blame, in ``file``. Runs of blanks count as one, as
-    the columns are as wide as what else is in them.
-    """
-
-    test: str
-    headline: str
-    breach: str
-    cause: str
-    file: str
-    line: str
-    advice: str
-
-
-TRAPS = {
-    "lazy_owner": Seen(
-        "test_list.py::test_a_page_takes_three_statements",
-        "2 of 5 budgets exceeded in GET /api/resources",
-        "sql_n_plus_one 1 > 0",
-        "20x Resource.owner lazy-loaded one row at a time",
-        "sample_app/crud/resource.py",
-        "UserRead.model_validate(resource.owner)",
-        "fix: select(Resource).options(selectinload(Resource.owner)) # or joinedload",
-    ),
-    "lazy_related": Seen(
-        "test_list.py::test_a_page_takes_three_statements",
-        "2 of 5 budgets exceeded in GET /api/resources",
-        "sql_n_plus_one 1 > 0",
-        "20x Resource.related_items lazy-loaded one row at a time",
-        "sample_app/crud/resource.py",
-        "for item in resource.related_items",
-        "fix: select(Resource).options(selectinload(Resource.related_items))",
-    ),
-    "open_fields": Seen(
-        "test_refusals.py::test_sorting_by_a_relationship_reaches_no_database",
-        "2 of 2 budgets exceeded in GET /api/resources",
-        "sql_errors 1 > 0",
-        "1x SELECT resources failed: OperationalError: no such column: users.id",
-        "sample_app/crud/base.py",
-        "Found(db.scalars(query).all(), total or 0, page, page_size)",
-        "fix: check what the query is built from before it is sent",
-    ),
-    "unchecked_page": Seen(
-        "test_refusals.py::test_page_zero_reaches_no_database",
-        "1 of 2 budgets exceeded in GET /api/resources",
-        "sql_queries 3 > 0",
-        "1x SELECT resources",
-        "sample_app/crud/base.py",
-        "db.scalar(select(func.count()).select_from(self.model)",
-        "fix: no statement repeats: join what belongs together",
-    ),
-    "unclamped_page_size": Seen(
-        "test_refusals.py::test_the_whole_table_is_no_page",
-        "2 of 3 budgets exceeded in GET /api/resources",
-        "sql_rows 20,001 > 0",
-        "rows fetched by 1x SELECT related_items: 15,000",
-        "sample_app/crud/base.py",
-        "Found(db.scalars(query).all(), total or 0, page, page_size)",
-        "fix: fetch only what is used: a LIMIT, a narrower WHERE, or the count instead of the rows",
-    ),
-    "missing_index": Seen(
-        "test_plans.py::test_newest_of_a_status_is_served_by_an_index",
-        "1 of 1 budget exceeded in GET /api/resources",
-        "sql_full_scans 2 > 0",
-        "SELECT resources: no index could serve it (SCAN resources): resources by status =\n",
-        "sample_app/crud/base.py",
-        "db.scalar(select(func.count()).select_from(self.model)",
-        'fix: op.create_index("ix_resources_status_created_at", "resources", ["status", '
-        '"created_at"])\n',
-    ),
-    "session_in_key": Seen(
-        "test_cache.py::test_a_warm_page_takes_no_sql",
-        "budgets exceeded in block 'warm'",
-        "cache_misses 1 > 0",
-        "the key changed between two identical calls: 1 of 3 parts differs: part 3 holds the "
-        "address of an object (sqlalchemy.orm.session.Session), another one in each call",
-        "sample_app/core/cache.py",
-        "await self._redis.get(self._key(entry.name))",
-        "fix: build the key from what the result depends on, not from objects that are made for "
-        "each call",
-    ),
-    "blocking_redis": Seen(
-        "test_cache.py::test_nobody_waits_while_one_asks_the_cache",
-        "1 of 4 budgets exceeded in test_nobody_waits_while_one_asks_the_cache",
-        "cache_blocking_calls 3 > 0",
-        "2x GET sample_app-list_resources:{…} held up the event loop",
-        "sample_app/broken.py",
-        "self._blocking.get(self._key(entry.name))",
-        "fix: await a client of redis.asyncio, or send it from a thread",
-    ),
-    "falsy_is_a_miss": Seen(
-        "test_cache.py::test_that_there_is_no_row_is_kept",
-        "budgets exceeded in block 'warm'",
-        "cache_misses 1 > 0",
-        "the cold call looked this up and stored nothing under it",
-        "sample_app/core/cache.py",
-        "await self._redis.get(self._key(entry.name))",
-        "fix: store the result",
-    ),
-    "stampede": Seen(
-        "test_cache.py::test_one_loads_for_all_who_ask_at_once[page]",
-        "budgets exceeded in block 'stampede'",
-        "cache_recomputations 8 > 1",
-        "SELECT resources by 8 of 8 concurrent calls; one could have done it for all",
-        "sample_app/crud/base.py",
-        "db.scalar(select(func.count()).select_from(self.model)",
-        "fix: let one call compute while the others wait",
-    ),
-    "raw_path_labels": Seen(
-        "test_metrics.py::test_metrics_do_not_grow_with_the_ids",
-        "2 of 3 budgets exceeded in GET /metrics",
-        "response_bytes_decoded",
-        "largest response: GET /metrics, ",
-        "sample_app/tests/performance/test_metrics.py",
-        'visited.get("/metrics")',
-        "fix: answer with less: fewer rows to a page, or fewer fields",
-    ),
-    "mean_hides_outlier": Seen(
-        "test_times.py::test_list_from_the_cache",
-        "1 of 8 budgets exceeded in GET /api/resources",
-        "http_p95",
-        "GET /api/resources: 100 rounds, measured 3 times, the smallest of each: median ",
-        "sample_app/tests/performance/test_times.py",
-        "perf.http(warm).get(URL, rounds=ROUNDS)",
-        "fix: most rounds are far from that: look for what only some of them do",
-    ),
-    "leaking_dict": Seen(
-        "test_resources.py::test_walking_on_and_on_takes_no_more_memory",
-        "1 of 1 budget exceeded in test_walking_on_and_on_takes_no_more_memory.<lambda>",
-        "memory_growth",
-        "each call leaves ",
-        "sample_app/crud/resource.py",
-        "items = [RelatedItemRead.model_validate(item) for item in resource.related_items]",
-        "fix: bound what is kept, as functools.lru_cache(maxsize=...) does",
-    ),
-    "leaked_session": Seen(
-        "test_resources.py::test_a_listing_gives_its_connection_back",
-        "1 of 2 budgets exceeded in GET /api/resources/after",
-        "pool_leaks 1 > 0",
-        "1x checked out a connection that was not given back",
-        "sample_app/crud/base.py",
-        "rows = db.scalars(query).all()",
-        "fix: close it: with Session(engine) as session: ...",
-    ),
-    "sleep_in_loop": Seen(
-        "test_resources.py::test_nobody_waits_for_what_another_waits_for",
-        "1 of 1 budget exceeded in test_nobody_waits_for_what_another_waits_for",
-        "loop_stall",
-        "the event loop stood still for ",
-        "sample_app/broken.py",
-        "time.sleep(0.3)",
-        "fix: await it, as asyncio.sleep and a client made for asyncio do",
-    ),
-    "task_per_row": Seen(
-        "test_tasks.py::test_fifty_resources_are_one_task",
-        "4 of 9 budgets exceeded in POST /api/resources/process",
-        "task_n_plus_one 1 > 0",
-        "50x sample_app.worker.tasks.process_data published one at a time",
-        "sample_app/broken.py",
-        "process_data.delay(id_)",
-        "fix: publish one process_data for all ids",
-    ),
-    "http_in_transaction": Seen(
-        "test_tasks.py::test_others_are_told_when_it_is_committed",
-        "1 of 4 budgets exceeded, 1 of 4 budgets unproven in",
-        "tx_calls 1 > 0",
-        "1x HTTP POST /announcements inside a transaction that had written: INSERT resources at",
-        "sample_app/worker/high_priority.py",
-        "response = httpx2.post(url, json=content, timeout=timeout)",
-        "fix: commit first and call then, or call first and write then",
-    ),
-    "deep_offset": Seen(
-        "test_list.py::TestKeyset::test_near_the_end",
-        "1 of 5 budgets exceeded in GET /api/resources/after",
-        "sql_deep_offsets 1 > 0",
-        "1x SELECT resources behind an OFFSET of 1,000 rows or more, which are read and dropped",
-        "sample_app/broken.py",
-        "page = db.scalars(query).all()",
-        "fix: keyset pagination: WHERE (resources.id) > (that of the last row) ORDER BY ... LIMIT",
-    ),
-    "index_order": Seen(
-        "test_plans.py::test_newest_of_a_status_is_served_by_an_index",
-        "1 of 1 budget exceeded in GET /api/resources",
-        "sql_full_scans 2 > 0",
-        "SELECT resources: no index could serve it (SCAN resources USING INDEX "
-        "idx_resource_status_created): resources by status =, ORDER BY created_at DESC, id DESC\n",
-        "sample_app/crud/base.py",
-        "Found(db.scalars(query).all(), total or 0, page, page_size)",
-        'fix: op.create_index("ix_resources_status_created_at", "resources", ["status", '
-        '"created_at"]) # idx_resource_status_created has them in another order: created_at, '
-        "status\n",
-    ),
-    "lower_email": Seen(
-        "test_plans.py::test_a_user_is_found_by_an_address_in_any_case",
-        "1 of 1 budget exceeded in test_a_user_is_found_by_an_address_in_any_case",
-        "sql_full_scans 1 > 0",
-        "SELECT users: no index could serve it (SCAN users): users by lower(email) =\n",
-        "sample_app/broken.py",
-        "select(User).where(func.lower(User.email) == email.lower())",
-        'fix: op.create_index("ix_users_email_lower", "users", [sa.text("lower(email)")]) # '
-        "idx_user_email is on email, what is compared is lower(email)\n",
-    ),
-}
-
-
-class Raised(NamedTuple):
-    """What a trap that no budget is about must be seen to do: ``error`` is a regular expression.
-
-    ``line`` is a piece of the source line to blame, in ``file``.
-    """
-
-    test: str
-    error: str
-    file: str
-    line: str
-
-
-ERRORS = {
-    # The second answer is none at all, and SQLAlchemy says itself what is wrong.
-    "pickled_rows": Raised(
-        "test_cache.py::test_a_warm_row_takes_no_sql",
-        r"sqlalchemy\.orm\.exc\.DetachedInstanceError: Parent instance <Resource at 0x\w+> is not "
-        r"bound to a Session; lazy load operation of attribute 'owner' cannot proceed",
-        "sample_app/broken.py",
-        "pickle.loads(pickled)",
-    ),
-    # What it costs is a task for each request; what it misses is what the service counts itself.
-    "base_http_middleware": Raised(
-        "test_metrics.py::test_what_raises_is_observed_too",
-        "AssertionError: requests that raised were not observed: observe in a finally clause",
-        "sample_app/tests/performance/test_metrics.py",
-        "assert re.search(errors, ",
-    ),
-    # Both are about what the service does besides answering, which it tells itself.
-    "task_metrics_per_try": Raised(
-        "test_tasks.py::test_a_task_is_counted_when_it_has_ended",
-        "AssertionError: a task that succeeded at its third try is counted as 2 failures: count it",
-        "sample_app/tests/performance/test_tasks.py",
-        "assert failures is None, (",
-    ),
-    "unstoppable_monitor": Raised(
-        "test_resources.py::test_the_monitor_ends_with_the_service",
-        "AssertionError: the monitor took a port: serve /metrics by the application",
-        "sample_app/tests/performance/test_resources.py",
-        "assert _ports() == ports, ",
-    ),
-}
-
-
-def run_suite(tmp_path: Path, traps: str, test: str, *options: str) -> tuple[str, Run]:
-    file = tmp_path / "run.json"
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("PYTEST")
-    }
-    environment |= {"SAMPLE_APP_TRAPS": traps, "PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
-    for server in ("SAMPLE_APP_TEST_DATABASE_URL", "SAMPLE_APP_TEST_REDIS_URL"):
-        environment.pop(server, None)
-    command = [
-        sys.executable, "-m", "pytest", f"{SUITE}/{test}", "-q", "-p", "no:cacheprovider",
-        # What budgets say is looked at here; test_traps_by_baselines does the rest.
-        "--perfguard-baseline=off", f"--perfguard-json={file}", *options,
-    ]  # fmt: skip
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False
-    )
-    return done.stdout + done.stderr, read_run(file)
+from sample_app.tests.catches import JUDGED, RAISED, node_id, place_of
+from sample_app.tests.traps import Caught, Ran, all_together, check, main, run_tests
 
 
 def test_every_trap_is_expected_here() -> None:
-    assert sorted([*TRAPS, *ERRORS]) == sorted(KNOWN)
+    assert sorted([*JUDGED, *RAISED]) == sorted(KNOWN)
 
 
 in_both_ways = pytest.mark.parametrize("options", [(), ("-n2",)], ids=["alone", "xdist"])
 
 
 @in_both_ways
-def test_without_traps_the_suite_is_green(tmp_path: Path, options: tuple[str, ...]) -> None:
-    text, run = run_suite(tmp_path, "", "", *options)
-    assert {record.outcome for record in run.records} == {"passed"}, text
-    assert not any(verdict.breached for record in run.records for verdict in record.verdicts)
-    assert sum(len(record.verdicts) for record in run.records) > 60
+def test_without_traps_the_suite_is_green(options: tuple[str, ...]) -> None:
+    ran = run_tests([], [""], "--perfguard-baseline=off", *options)
+    assert {record.outcome for record in ran.records} == {"passed"}, ran.text
+    assert not any(verdict.breached for record in ran.records for verdict in record.verdicts)
+    assert sum(len(record.verdicts) for record in ran.records) > 60
 
 
 @pytest.mark.parametrize(
     ("trap", "options"),
-    [*((trap, ()) for trap in TRAPS), ("lazy_owner", ("-n2",)), ("task_per_row", ("-n2",))],
+    [*((trap, ()) for trap in JUDGED), ("lazy_owner", ("-n2",)), ("task_per_row", ("-n2",))],
 )
-def test_trap_is_caught_with_its_cause(tmp_path: Path, trap: str, options: tuple[str, ...]) -> None:
-    seen = TRAPS[trap]
-    section = section_of_failure(tmp_path, trap, seen.test, options)
+def test_trap_is_caught_with_its_cause(trap: str, options: tuple[str, ...]) -> None:
+    seen = JUDGED[trap]
+    section = section_of_failure(trap, seen.test, options)
     assert "\nperfguard: " in section
     section = re.sub(" +", " ", section)
     assert seen.headline in section
@@ -320,28 +42,81 @@ def test_trap_is_caught_with_its_cause(tmp_path: Path, trap: str, options: tuple
         f" {seen.advice}",
     ):
         assert f"\n{expected}" in section, section
-    place = re.escape(f"{seen.file}:{line_of(seen.file, seen.line)}")
-    assert re.search(rf"^ at {place}\b", section, re.MULTILINE), section
+    assert re.search(rf"^ at {re.escape(place_of(seen))}\b", section, re.MULTILINE), section
 
 
-@pytest.mark.parametrize("trap", ERRORS)
-def test_trap_is_an_error_where_it_shows(tmp_path: Path, trap: str) -> None:
-    seen = ERRORS[trap]
-    section = section_of_failure(tmp_path, trap, seen.test)
-    assert f"\n{seen.file}:{line_of(seen.file, seen.line)}: " in section, section
+@pytest.mark.parametrize("trap", RAISED)
+def test_trap_is_an_error_where_it_shows(trap: str) -> None:
+    seen = RAISED[trap]
+    section = section_of_failure(trap, seen.test)
+    assert f"\n{place_of(seen)}: " in section, section
     assert re.search(f"^E +{seen.error}", section, re.MULTILINE), section
 
 
-def section_of_failure(tmp_path: Path, trap: str, test: str, options: tuple[str, ...] = ()) -> str:
+def section_of_failure(trap: str, test: str, options: tuple[str, ...] = ()) -> str:
     """Run a test with a trap, and return what is said of its failure."""
-    text, run = run_suite(tmp_path, trap, test, *options)
-    outcomes = [(record.nodeid, record.outcome) for record in run.records]
-    assert outcomes == [(f"{SUITE}/{test}", "failed")], text
-    name = ".".join(test.split("::")[1:])
-    return text.partition(f"_ {name} _")[2].partition("\n____")[0]
+    # What budgets say is looked at here; test_traps_by_baselines does the rest.
+    ran = run_tests([trap], [test], "--perfguard-baseline=off", *options)
+    outcomes = [(record.nodeid, record.outcome) for record in ran.records]
+    assert outcomes == [(node_id(test), "failed")], ran.text
+    return ran.section(test)
 
 
-def line_of(file: str, piece: str) -> int:
-    lines = (ROOT / file).read_text("utf-8").splitlines()
-    (number,) = (number for number, line in enumerate(lines, 1) if piece in line)
-    return number
+def _printed(**changed: str) -> Ran:
+    """Return a session in which lazy_owner was caught, in words of ours."""
+    seen = JUDGED["lazy_owner"]
+    said = {
+        "breach": "  sql_n_plus_one    1 > 0   perf_budget, test_list.py:15",
+        "place": f"    at {place_of(seen)} in serialize",
+        "advice": f"    {seen.advice}",
+        **changed,
+    }
+    name = seen.test.rpartition("::")[2]
+    lines = [f"___ {name} ___", *said.values(), "_____ next _____"]
+    return Ran("\n".join(lines), ())
+
+
+def test_what_is_said_of_a_trap_is_compared_with_what_must_be_said() -> None:
+    seen = JUDGED["lazy_owner"]
+    found = check("lazy_owner", _printed())
+    assert found.wrong == ""
+    assert found.cells[:4] == ("lazy_owner", seen.test, "sql_n_plus_one 1 > 0", place_of(seen))
+
+
+@pytest.mark.parametrize(
+    ("changed", "wrong"),
+    [
+        ({"breach": "  sql_queries 23 > 3"}, "sql_n_plus_one is not named"),
+        ({"place": "    at sample_app/crud/resource.py:1 in x"}, ":31 is not named"),
+        ({"advice": "    fix: buy a faster machine"}, "the advice is another one than "),
+    ],
+)
+def test_another_line_or_advice_is_wrong(changed: dict[str, str], wrong: str) -> None:
+    wrong = wrong.replace(":31", place_of(JUDGED["lazy_owner"]))
+    assert wrong in check("lazy_owner", _printed(**changed)).wrong
+
+
+def test_a_trap_that_leaves_its_test_green_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sample_app.tests.traps.run_tests", lambda *_: Ran("1 passed", ()))
+    assert main(["lazy_owner"]) == 1
+    told = capsys.readouterr()
+    assert "lazy_owner  STAYS GREEN" in told.out
+    assert "lazy_owner: test_list.py::test_a_page_takes_three_statements should be red" in told.err
+
+
+def test_all_traps_together_are_all_named() -> None:
+    rows: list[Caught] = all_together([*KNOWN])
+    assert [row.trap for row in rows] == [*KNOWN]
+    assert [f"{row.trap}: {row.wrong}" for row in rows if row.wrong] == []
+
+
+@in_both_ways
+def test_growth_tells_a_lazy_relationship_with_its_line(options: tuple[str, ...]) -> None:
+    test = "test_growth.py::test_no_endpoint_asks_more_often_when_there_is_more"
+    section = section_of_failure("lazy_owner", test, options)
+    seen = JUDGED["lazy_owner"]
+    assert "Resource.owner" in section
+    assert place_of(seen) in section
+    assert seen.advice.partition(" #")[0] in section

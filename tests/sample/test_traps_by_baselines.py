@@ -1,4 +1,4 @@
-"""The sample service's traps, judged by its baselines alone: the table of ``tox -e traps``."""
+"""The sample service's traps, judged by its baselines alone: the table of ``--baselines``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from pytest_perfguard.baseline_files import read
 from pytest_perfguard.model import Level, Record, Rule, Status, Verdict
 from sample_app.tests import traps
-from sample_app.tests.traps import COUNTED, ROOT, SUITE, Caught, caught, main
+from sample_app.tests.catches import ROOT, SUITE
+from sample_app.tests.traps import COUNTED, Caught, caught, main
 from tests.unit.build import span, tally
 
 _TEST = f"{SUITE}/test_list.py::test_a_page"
@@ -53,7 +54,7 @@ def test_a_trap_that_stays_green_is_a_failure(
         return (_record("passed" if trap in {"", stays_green} else "failed"),)
 
     monkeypatch.setattr(traps, "run_suite", run)
-    assert main([]) == code
+    assert main(["--baselines"]) == code
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split()[0] == "trap"
     assert [row.split()[0] for row in rows] == list(COUNTED)
@@ -64,9 +65,10 @@ def test_a_suite_that_is_red_without_a_trap_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(traps, "run_suite", lambda _: (_record(),))
-    assert main([]) == 1
+    assert main(["--baselines"]) == 1
     assert "red without any trap" in capsys.readouterr().err
-    assert main(["no_such_trap"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["no_such_trap"])
 
 
 def test_every_module_of_the_suite_has_baselines_for_both_databases() -> None:
