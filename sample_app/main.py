@@ -10,7 +10,6 @@ from typing import Any, Final, cast
 
 from fastapi import FastAPI, Request, Response, status
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse
 
 from sample_app import broken
@@ -52,7 +51,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     app.state.database = database
     app.state.metrics = metrics
     app.state.tasks = Tasks(Services(settings, database, metrics))
-    app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM)
+    app.add_middleware(broken.compression(settings.traps), minimum_size=_COMPRESSED_FROM)
     # Added last, it is the outermost: compressing is part of the time.
     app.add_middleware(broken.metrics_middleware(settings.traps), metrics=metrics)
     app.include_router(resources.router)
