@@ -562,7 +562,8 @@ class Perf:
             instances: header by which the instances of the service tell which one answered.
             server: the process of the server (its pid, or what ``Popen`` returned), of which the
                 CPU time for each request is read, with the processes below it.
-            during: called once, when all users are there: what disturbs the service.
+            during: called once, when all users are there and have got some answers: what disturbs
+                the service. The load goes on for ``run_time`` after it has returned.
             limits: budgets, as in ``load_p95="200ms"`` or ``load_rps=20``.
 
         Returns:

@@ -29,16 +29,20 @@ from pytest_perfguard.load_stats import (
     recovery,
     total,
 )
-from pytest_perfguard.locust_process import Ask, Ran, require_locust, run_locust
+from pytest_perfguard.locust_process import (
+    MOST_SECONDS,
+    Ask,
+    Ran,
+    require_locust,
+    run_locust,
+)
 from pytest_perfguard.metrics import lookup
 from pytest_perfguard.model import Span
 from pytest_perfguard.recorder import Measurement, Recorder
 from pytest_perfguard.spans import OpenSpan
 from pytest_perfguard.units import Unit, parse, shown
 
-# More than that is no test any more, but a campaign, which Locust is run for by itself.
 MOST_USERS = 1_000
-MOST_SECONDS = 600
 MOST_PROCESSES = 32
 _CONNECT = 5.0
 # What other processes can only make worse, never better.
@@ -403,15 +407,17 @@ def refuse_what_proves_nothing(ask: Ask, ran: Ran) -> None:
         LoadError: if the locustfile is broken, nothing was asked for, or the server has died.
     """
     __tracebackhide__ = True
+    whole = total(ran.endpoints)
     if ran.notes.errors:
         (error, note), *others = sorted(ran.notes.errors.items(), key=lambda item: -item[1].count)
         more = f"\n    and {len(others)} other errors" if others else ""
+        # A user that raises may do so because of the answer that it got.
+        more += f"\n    {failed(whole, ran.notes)}" if whole.failures else ""
         place = (note.place or str(ask.locustfile)).removeprefix(f"{ask.folder}{os.sep}")
         raise LoadError(
             f"{ask.where}: the locustfile raises, so its users do not do what they should: "
             f"{error} ({note.count} times)\n    at {place}{more}"
         )
-    whole = total(ran.endpoints)
     if not whole.requests:
         raise LoadError(
             f"{ask.where}: {ask.users} users sent no request within {ask.seconds} s: does a User "

@@ -85,11 +85,13 @@ class Notes:
     """What the listener noted, in all processes of Locust.
 
     Attributes:
+        started: when the load began; Locust's JSON only tells when the first request had ended.
         failures: of requests, by endpoint.
         errors: what the locustfile raised, by class and text.
         instances: which of them answered, by what they are called.
     """
 
+    started: float | None = None
     failures: Mapping[str, Note] = field(default_factory=dict)
     errors: Mapping[str, Note] = field(default_factory=dict)
     instances: Mapping[str, Note] = field(default_factory=dict)
@@ -98,13 +100,15 @@ class Notes:
     def read(cls, texts: Iterable[str]) -> Self:
         """Read what each process wrote, and add it up."""
         merged: dict[str, dict[str, Note]] = {"failures": {}, "errors": {}, "instances": {}}
+        started: list[float] = []
         for text in texts:
             data = json.loads(text)
+            started += data["started"]
             for kind, known in merged.items():
                 for key, note in data[kind].items():
                     name = endpoint_name(*key.split(" ", 1)) if kind == "failures" else key
                     known[name] = known[name] + Note(**note) if name in known else Note(**note)
-        return cls(**merged)
+        return cls(min(started, default=None), **merged)
 
     def first_failure(self) -> tuple[str, Note] | None:
         """Return the endpoint that failed first, and what is known of its failures."""
@@ -118,14 +122,18 @@ def endpoint_name(method: str, name: str) -> str:
     return f"{method} {name}".strip()
 
 
-def read_stats(text: str) -> tuple[EndpointLoad, ...]:
+def read_stats(text: str, started: float | None = None) -> tuple[EndpointLoad, ...]:
     """Return the endpoints of Locust's JSON, those of one name as one, the busiest first.
+
+    Args:
+        text: the JSON.
+        started: when the load began; when the first request had ended by default.
 
     Raises:
         LoadError: if it is not what Locust writes.
     """
     try:
-        return _endpoints(json.loads(text))
+        return _endpoints(json.loads(text), started)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise LoadError(
             f"the JSON that Locust has written cannot be read ({type(error).__name__}: {error}): "
@@ -133,7 +141,9 @@ def read_stats(text: str) -> tuple[EndpointLoad, ...]:
         ) from None
 
 
-def _endpoints(entries: Sequence[Mapping[str, Any]]) -> tuple[EndpointLoad, ...]:
+def _endpoints(
+    entries: Sequence[Mapping[str, Any]], started: float | None
+) -> tuple[EndpointLoad, ...]:
     named: dict[str, list[Mapping[str, Any]]] = {}
     for entry in entries:
         if entry["num_requests"]:
@@ -142,7 +152,7 @@ def _endpoints(entries: Sequence[Mapping[str, Any]]) -> tuple[EndpointLoad, ...]
     counted = [entry for group in named.values() for entry in group]
     if not counted:
         return ()
-    began = min(float(entry["start_time"]) for entry in counted)
+    began = min(float(entry["start_time"]) for entry in counted) if started is None else started
     lasted = max(float(entry["last_request_timestamp"]) for entry in counted) - began
     found = [_endpoint(name, group, lasted) for name, group in named.items()]
     return tuple(sorted(found, key=lambda endpoint: -endpoint.requests))

@@ -13,6 +13,7 @@ import os
 import re
 import time
 import traceback
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ import gevent
 from locust import events
 from locust.runners import WorkerRunner
 
-# Where the notes go, and which header tells the instance; both are set by who starts Locust.
+# Where the notes go, and which header tells the instance; all are set by who starts Locust.
 _NOTES = Path(os.environ["PERFGUARD_LOAD_NOTES"])
 _HEADER = os.environ.get("PERFGUARD_LOAD_INSTANCES", "")
+# Answers after which the load is under way, in this process.
+_UNDER_WAY = int(os.environ.get("PERFGUARD_LOAD_UNDER_WAY", "1"))
 # No more of them are told apart, and no longer texts are kept.
 _MOST = 1_000
 _LONGEST = 200
@@ -31,6 +34,8 @@ _failures: dict[str, dict[str, Any]] = {}
 _errors: dict[str, dict[str, Any]] = {}
 _instances: dict[str, dict[str, Any]] = {}
 _runners: list[Any] = []
+_answers = count(1)
+_started: list[float] = []
 
 
 def _add(kept: dict[str, dict[str, Any]], key: str, now: float, **more: str) -> None:
@@ -45,6 +50,8 @@ def _request(
     request_type: str, name: str, response: Any = None, exception: Any = None, **_: Any
 ) -> None:
     now = time.time()
+    if next(_answers) == _UNDER_WAY:
+        _NOTES.joinpath(f"under-way-{os.getpid()}").touch()
     if exception is not None:
         _add(_failures, f"{request_type} {name}", now, text=_told(response, exception))
     if _HEADER:
@@ -78,6 +85,11 @@ def _init(runner: Any, **_: Any) -> None:
     gevent.get_hub().loop.update_now()
 
 
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
+def _test_start(**_: Any) -> None:
+    _started.append(time.time())
+
+
 @events.spawning_complete.add_listener  # type: ignore[untyped-decorator]
 def _spawned(**_: Any) -> None:
     if not isinstance(_runners[0], WorkerRunner):
@@ -86,5 +98,10 @@ def _spawned(**_: Any) -> None:
 
 @events.quit.add_listener  # type: ignore[untyped-decorator]
 def _quit(**_: Any) -> None:
-    notes = {"failures": _failures, "errors": _errors, "instances": _instances}
+    notes = {
+        "started": _started,
+        "failures": _failures,
+        "errors": _errors,
+        "instances": _instances,
+    }
     _NOTES.joinpath(f"notes-{os.getpid()}.json").write_text(json.dumps(notes), encoding="utf-8")

@@ -28,7 +28,11 @@ _LISTENER = Path(__file__).with_name("locust_listener.py")
 _START = 60
 _STOP = 5
 _POLL = 0.02
+# Answers by user before what disturbs a load is called, so that it is known who answers.
+_ANSWERS = 5
 _MAX_OUTPUT = 2_000
+# More than that is no test any more, but a campaign, which Locust is run for by itself.
+MOST_SECONDS = 600
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<function>.+))?$')
 # What would make Locust's processes measure themselves, or take them for pytest's.
 _UNWANTED = ("PYTEST", "COVERAGE", "COV_CORE")
@@ -93,7 +97,7 @@ def run_locust(ask: Ask, during: Callable[[], object] | None) -> Ran:
         output = folder / "output"
         with output.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603 - the user's own locustfile
-                _command(ask, folder),
+                _command(ask, folder, during),
                 cwd=ask.folder,
                 env=_environment(ask, folder),
                 stdin=subprocess.DEVNULL,
@@ -109,18 +113,12 @@ def run_locust(ask: Ask, during: Callable[[], object] | None) -> Ran:
         result = folder / "stats.json"
         if not result.exists():
             raise LoadError(f"{ask.where}: {_why_it_ended(ask, process.returncode, said)}")
-        endpoints = read_stats(result.read_text("utf-8"))
         notes = Notes.read(path.read_text("utf-8") for path in sorted(folder.glob("notes-*.json")))
-        if during is not None and disturbed is None and not notes.errors:
-            raise LoadError(
-                f"{ask.where}: during= was never called, because the load had ended before all "
-                f"{ask.users} users were there: give it more time (run_time=) or let them come "
-                "faster (spawn_rate=)"
-            )
+        endpoints = read_stats(result.read_text("utf-8"), notes.started)
         return Ran(endpoints, notes, disturbed)
 
 
-def _command(ask: Ask, folder: Path) -> list[str]:
+def _command(ask: Ask, folder: Path, during: Callable[[], object] | None) -> list[str]:
     distributed = ["--processes", str(ask.processes)] if ask.processes > 1 else []
     if distributed:
         # A port that no other master has: two tests may run at once.
@@ -134,7 +132,7 @@ def _command(ask: Ask, folder: Path) -> list[str]:
         "--host", ask.host,
         "--users", str(ask.users),
         "--spawn-rate", f"{ask.spawn_rate:g}",
-        "--run-time", f"{ask.seconds}s",
+        "--run-time", f"{ask.seconds if during is None else MOST_SECONDS}s",
         "--stop-timeout", str(_STOP),
         *distributed,
         *ask.user,
@@ -154,31 +152,55 @@ def _environment(ask: Ask, folder: Path) -> dict[str, str]:
     kept = {name: v for name, v in os.environ.items() if not name.startswith(_UNWANTED)}
     kept["PERFGUARD_LOAD_NOTES"] = str(folder)
     kept["PERFGUARD_LOAD_INSTANCES"] = ask.instances or ""
+    kept["PERFGUARD_LOAD_UNDER_WAY"] = str(_ANSWERS * -(-ask.users // ask.processes))
     return {**kept, "PYTHONIOENCODING": "utf-8"}
 
 
 def _wait(
     ask: Ask, process: subprocess.Popen[bytes], folder: Path, during: Callable[[], object] | None
 ) -> float | None:
-    """Wait for the end, and call what is to be called when all users are there."""
+    """Wait for the end; what disturbs the load is called when it is under way, and ends it."""
     __tracebackhide__ = True
-    deadline = time.monotonic() + ask.seconds + _START + _STOP
     disturbed = None
-    while True:
-        try:
+    if during is not None and _await(process, _START, lambda: _is_under_way(ask, folder)):
+        disturbed = time.time()
+        during()
+        _await(process, ask.seconds, lambda: False)
+        process.terminate()
+    elif during is not None and process.poll() is None:
+        raise LoadError(
+            f"{ask.where}: during= was not called, because within {_START} s {ask.users} users had "
+            f"not got {_ANSWERS} answers each: let them wait less (wait_time), or come faster "
+            "(spawn_rate=)"
+        )
+    elif during is None:
+        _await(process, ask.seconds, lambda: False)
+    _await(process, _START + _STOP, lambda: False)
+    if process.poll() is None:
+        raise LoadError(
+            f"{ask.where}: Locust had not ended {_START + _STOP} s after its time of {ask.seconds} "
+            "s, and was killed: does a user wait for ever (timeout=), or does a LoadTestShape of "
+            "the locustfile go on?"
+        )
+    return disturbed
+
+
+def _await(process: subprocess.Popen[bytes], seconds: float, condition: Callable[[], bool]) -> bool:
+    """Wait until a condition holds; False if the process has ended before, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        with suppress(subprocess.TimeoutExpired):
             process.wait(_POLL)
-        except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline:
-                raise LoadError(
-                    f"{ask.where}: Locust had not ended {_START + _STOP} s after its time of "
-                    f"{ask.seconds} s, and was killed: does a user wait for ever (timeout=), or "
-                    "does a LoadTestShape of the locustfile go on?"
-                ) from None
-        else:
-            return disturbed
-        if during is not None and disturbed is None and folder.joinpath("spawned").exists():
-            disturbed = time.time()
-            during()
+            return False
+    return False
+
+
+def _is_under_way(ask: Ask, folder: Path) -> bool:
+    """Return whether all users are there, and each process of Locust has got answers."""
+    started = len(list(folder.glob("under-way-*")))
+    return folder.joinpath("spawned").exists() and started >= ask.processes
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -62,7 +62,7 @@ from sample_app.schemas.common import MAX_PAGE_SIZE, KeysetPage, Page, Paginatio
 from sample_app.schemas.resource import ResourceCreate, ResourceRead
 from sample_app.worker.high_priority import post
 from sample_app.worker.queue import Tasks
-from sample_app.worker.services import lent
+from sample_app.worker.services import Services, lent
 from sample_app.worker.tasks import process_data
 
 T = TypeVar("T")
@@ -85,6 +85,8 @@ def install(app: FastAPI, traps: Traps) -> None:
             app.dependency_overrides[dependency] = twin
     if traps.enabled("task_per_row"):
         app.state.tasks = TaskPerRow(app.state.tasks.services)
+    if traps.enabled("one_at_a_time"):
+        app.state.tasks = InTurn(app.state.tasks.services)
     crud_traps = ("lazy_owner", "lazy_related", "open_fields", "pickled_rows", "deep_offset")
     if any(map(traps.enabled, crud_traps)):
         crud = broken_resource_crud(traps)
@@ -387,6 +389,19 @@ class TaskPerRow(Tasks):
         with lent(self.services):
             for id_ in ids:
                 process_data.delay(id_)
+
+
+class InTurn(Tasks):
+    """``one_at_a_time``: announcements come in order, and as slowly as the webhook takes them."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
+        self._lock = threading.Lock()
+
+    def announce(self, resource_id: int) -> None:
+        """Wait for the turn, and have the webhook told."""
+        with self._lock:
+            super().announce(resource_id)
 
 
 hasty = APIRouter()

@@ -37,6 +37,8 @@ KNOWN: Final = MappingProxyType(
         "http_in_transaction": "the webhook is called before the transaction is committed",
         "deep_offset": "the listing by key skips what was seen by OFFSET",
         "index_order": "idx_resource_status_created holds created_at before status",
+        "locust_without_id": "the load test's user never keeps the id of what it has created",
+        "one_at_a_time": "a lock is held while the webhook is told: writers wait for each other",
         "lower_email": "a user is looked up by lower(users.email), which no index holds",
     }
 )
