@@ -84,9 +84,13 @@ class Reader(HttpUser):
 
 
 class Writer(HttpUser):
-    """Creates one resource after the other."""
+    """Creates one resource after the other.
 
-    wait_time = constant(0)
+    Without the pause, a worker that has just answered is awake and takes the next connection, too:
+    a port that workers share balances neither work nor waiting.
+    """
+
+    wait_time = between(0.02, 0.08)
 
     @task
     def create_resource(self) -> None:
