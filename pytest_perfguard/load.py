@@ -300,7 +300,7 @@ def _run(
         used = server.cpu() - before if server is not None else None
         refuse_what_proves_nothing(ask, ran)
         best = combined(best, levels(ran, used, with_instances=ask.instances is not None))
-        if all(_keeps(best, budget) for budget in budgets):
+        if all(keeps(best, budget) for budget in budgets):
             break
     for name, value in best[ALL].items():
         span.level(name, value)
@@ -387,7 +387,7 @@ def _combined(first: Mapping[str, float], second: Mapping[str, float]) -> dict[s
     return both
 
 
-def _keeps(best: Levels, budget: Budget) -> bool:
+def keeps(best: Levels, budget: Budget) -> bool:
     """Return whether a limit on a time is kept, everywhere that it is known."""
     if budget.metric.name not in _TIMES:
         return True
@@ -410,7 +410,8 @@ def refuse_what_proves_nothing(ask: Ask, ran: Ran) -> None:
     whole = total(ran.endpoints)
     if ran.notes.errors:
         (error, note), *others = sorted(ran.notes.errors.items(), key=lambda item: -item[1].count)
-        more = f"\n    and {len(others)} other errors" if others else ""
+        s = "" if len(others) == 1 else "s"
+        more = f"\n    and {len(others)} other error{s}" if others else ""
         # A user that raises may do so because of the answer that it got.
         more += f"\n    {failed(whole, ran.notes)}" if whole.failures else ""
         place = (note.place or str(ask.locustfile)).removeprefix(f"{ask.folder}{os.sep}")

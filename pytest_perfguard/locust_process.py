@@ -112,7 +112,7 @@ def run_locust(ask: Ask, during: Callable[[], object] | None) -> Ran:
         said = output.read_text("utf-8", "replace")
         result = folder / "stats.json"
         if not result.exists():
-            raise LoadError(f"{ask.where}: {_why_it_ended(ask, process.returncode, said)}")
+            raise LoadError(f"{ask.where}: {why_it_ended(ask, process.returncode, said)}")
         notes = Notes.read(path.read_text("utf-8") for path in sorted(folder.glob("notes-*.json")))
         endpoints = read_stats(result.read_text("utf-8"), notes.started)
         return Ran(endpoints, notes, disturbed)
@@ -213,7 +213,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _why_it_ended(ask: Ask, code: int, output: str) -> str:
+def why_it_ended(ask: Ask, code: int, output: str) -> str:
     """Return why there is no result, from what Locust has printed."""
     name = ask.locustfile.name
     # Where it finds none, Locust takes the file for tests of pytest's, which may fail in turn.

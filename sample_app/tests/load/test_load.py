@@ -30,6 +30,5 @@ def test_writers_do_not_wait_for_each_other(one_worker: LiveServer, perf: Perf) 
 
     Four threads take three turns; one at a time would take twelve. Trap: one_at_a_time.
     """
-    perf.load(
-        LOCUSTFILE, host=one_worker.url, user="Writer", users=12, run_time="5s", load_p95="2s"
-    )
+    url = one_worker.url
+    perf.load(LOCUSTFILE, host=url, user="Writer", users=12, run_time="5s", load_p95="2s")
