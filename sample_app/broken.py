@@ -83,10 +83,9 @@ def install(app: FastAPI, traps: Traps) -> None:
     for name, (dependency, twin) in _DEPENDENCIES.items():
         if traps.enabled(name):
             app.dependency_overrides[dependency] = twin
-    if traps.enabled("task_per_row"):
-        app.state.tasks = TaskPerRow(app.state.tasks.services)
-    if traps.enabled("one_at_a_time"):
-        app.state.tasks = InTurn(app.state.tasks.services)
+    queues = {"task_per_row": TaskPerRow, "one_at_a_time": InTurn}
+    if bases := [twin for name, twin in queues.items() if traps.enabled(name)]:
+        app.state.tasks = type("BrokenTasks", tuple(bases), {})(app.state.tasks.services)
     crud_traps = ("lazy_owner", "lazy_related", "open_fields", "pickled_rows", "deep_offset")
     if any(map(traps.enabled, crud_traps)):
         crud = broken_resource_crud(traps)
