@@ -64,7 +64,7 @@ from sample_app.schemas.common import MAX_PAGE_SIZE, KeysetPage, Page, Paginatio
 from sample_app.schemas.resource import ResourceCreate, ResourceRead
 from sample_app.worker.high_priority import post
 from sample_app.worker.queue import Tasks
-from sample_app.worker.services import lent
+from sample_app.worker.services import Services, lent
 from sample_app.worker.tasks import process_data
 
 T = TypeVar("T")
@@ -87,8 +87,9 @@ def install(app: FastAPI, traps: Traps) -> None:
     for name, (dependency, twin) in _DEPENDENCIES.items():
         if traps.enabled(name):
             app.dependency_overrides[dependency] = twin
-    if traps.enabled("task_per_row"):
-        app.state.tasks = TaskPerRow(app.state.tasks.services)
+    queues = {"task_per_row": TaskPerRow, "one_at_a_time": InTurn}
+    if bases := [twin for name, twin in queues.items() if traps.enabled(name)]:
+        app.state.tasks = type("BrokenTasks", tuple(bases), {})(app.state.tasks.services)
     crud_traps = ("lazy_owner", "lazy_related", "open_fields", *_TWINS)
     if any(map(traps.enabled, crud_traps)):
         crud = broken_resource_crud(traps)
@@ -429,6 +430,19 @@ class TaskPerRow(Tasks):
         with lent(self.services):
             for id_ in ids:
                 process_data.delay(id_)
+
+
+class InTurn(Tasks):
+    """``one_at_a_time``: announcements come in order, and as slowly as the webhook takes them."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
+        self._lock = threading.Lock()
+
+    def announce(self, resource_id: int) -> None:
+        """Wait for the turn, and have the webhook told."""
+        with self._lock:
+            super().announce(resource_id)
 
 
 hasty = APIRouter()

@@ -42,6 +42,8 @@ KNOWN: Final = MappingProxyType(
         "retry_at_once": "a task that failed is tried again without any wait",
         "slow_checksum": "each response gets a checksum that is as slow as one of a password",
         "counted_in_memory": "the total of a list is the length of the list of all rows",
+        "locust_without_id": "the load test's user never keeps the id of what it has created",
+        "one_at_a_time": "a lock is held while the webhook is told: writers wait for each other",
         "lower_email": "a user is looked up by lower(users.email), which no index holds",
     }
 )

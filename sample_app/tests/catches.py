@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
 SUITE: Final = "sample_app/tests/performance"
+LOAD: Final = "sample_app/tests/load/test_load.py"
 
 
 class Seen(NamedTuple):
@@ -192,7 +193,7 @@ JUDGED: Final[Mapping[str, Seen]] = {
         "tx_calls 1 > 0",
         "1x HTTP POST /announcements inside a transaction that had written: INSERT resources at",
         "sample_app/worker/high_priority.py",
-        "response = httpx2.post(url, json=content, timeout=timeout)",
+        "response = httpx2.post(url, json=content, timeout=timeout, verify=_certificates())",
         "fix: commit first and call then, or call first and write then",
     ),
     "deep_offset": Seen(
@@ -252,6 +253,16 @@ JUDGED: Final[Mapping[str, Seen]] = {
         "len(db.execute(select(*Resource.__table__.columns).where(*criteria)).all())",
         "fix: fetch only what is used: a LIMIT, a narrower WHERE, or the count instead of the rows",
     ),
+    "one_at_a_time": Seen(
+        f"{LOAD}::test_writers_do_not_wait_for_each_other",
+        "1 of 2 budgets exceeded in load of locustfile.py",
+        "load_p95",
+        "POST /api/resources: p95 ",
+        LOAD,
+        'perf.load(LOCUSTFILE, host=url, user="Writer"',
+        "fix: compare it with one user (users=1): what is fast then waits for others: look for a "
+        "lock",
+    ),
     "lower_email": Seen(
         "test_plans.py::test_a_user_is_found_by_an_address_in_any_case",
         "1 of 1 budget exceeded in test_a_user_is_found_by_an_address_in_any_case",
@@ -287,6 +298,16 @@ RAISED: Final[Mapping[str, Raised]] = {
         r"\(\S+\) waits 0, 0, 0 seconds, which is no exponential backoff",
         "sample_app/tests/performance/test_tasks.py",
         "policy = perf.task(",
+    ),
+    # It is the users that are broken, not the service.
+    "locust_without_id": Raised(
+        f"{LOAD}::test_users_of_the_api",
+        r"pytest_perfguard\.errors\.LoadError: perf\.load, sample_app/tests/load/test_load\.py:\d+:"
+        r" the locustfile raises, so its users do not do what they should: AttributeError: "
+        r"'APIUser' object has no attribute 'resource_id' \(\d+ times\)\nE +at "
+        r"sample_app/tests/load/locustfile\.py:\d+ in update_resource\n",
+        LOAD,
+        'load = perf.load(LOCUSTFILE, host=one_worker.url, user="APIUser"',
     ),
     # Both are about what the service does besides answering, which it tells itself.
     "task_metrics_per_try": Raised(

@@ -49,9 +49,11 @@ class Caught:
         return (self.trap, self.test, self.metric, self.line, self.advice)
 
 
-# Those that change no count: a budget on time or memory sees them, a baseline of counts cannot.
+# Those that change no count: a budget on time or memory sees them, a baseline of counts cannot; and
+# those that only a load shows.
 UNCOUNTED = (
-    "mean_hides_outlier", "leaking_dict", "sleep_in_loop", "retry_at_once", "slow_checksum",
+    "mean_hides_outlier", "leaking_dict", "sleep_in_loop", "locust_without_id", "one_at_a_time",
+    "retry_at_once", "slow_checksum",
 )  # fmt: skip
 COUNTED = tuple(trap for trap in KNOWN if trap not in UNCOUNTED)
 
