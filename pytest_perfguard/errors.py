@@ -56,6 +56,10 @@ class TaskError(PerfguardError, AssertionError):
     """A task is not retried as it should be, or nothing can be said of how it is."""
 
 
+class PrometheusError(PerfguardError, LookupError):
+    """A metric of Prometheus cannot be read, or there is none of that name."""
+
+
 class ServiceError(PerfguardError):
     """A server that tests need cannot be used."""
 

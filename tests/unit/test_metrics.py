@@ -22,7 +22,7 @@ _UNKNOWN = {
     "response_bytes", "response_bytes_decoded", "http_waiting", "time_waiting", "py_calls",
     "cpu_time", "cpu_percent", "memory_peak", "memory_growth", "memory_percent", "alloc_peak",
     "loop_stall",
-    "task_slowest", "task_latency",
+    "task_slowest", "task_latency", "prom_increase", "prom_increase_least",
     *(f"{group}_{statistic}" for group in ("http", "time") for statistic in _TIMES),
 }  # fmt: skip
 _CHILD = span(
@@ -122,6 +122,8 @@ _WHOLE = span(
         "memory_growth": 5e5,
         "loop_stall": 0.3,
         "alloc_peak": 1024,
+        "prom_increase": -2.5,
+        "prom_increase_least": 4,
     },
     findings=(
         finding(),
@@ -137,6 +139,7 @@ _WHOLE = span(
         _CHILD,
         span(name="GET /other", kind="request", timing={"statistics": _QUICKER, "waiting": 0.01}),
         span(name="quick", kind="call", timing={"statistics": _TIMES}),
+        span(name="prometheus", kind="block", peaks={"prom_increase_least": 2}),
         span(
             name="slow", kind="call", timing={"statistics": _SLOWER, "waiting": 0.02, "py_calls": 7}
         ),
@@ -216,6 +219,8 @@ _WHOLE = span(
         ("task_latency", 5.0),
         ("task_retries", 2),
         ("task_failures", 1),
+        ("prom_increase", -2.5),
+        ("prom_increase_least", 2),
     ],
 )
 def test_a_metric_is_taken_from_the_span_and_those_inside_it(name: str, value: float) -> None:
