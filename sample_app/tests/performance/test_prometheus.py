@@ -56,7 +56,7 @@ def test_what_is_exported_is_what_was_done(client: RunningClient, perf: Perf) ->
 def test_a_warm_page_is_a_hit_in_the_metrics_too(reader: RunningClient, perf: Perf) -> None:
     """Trap: session_in_key."""
     reader.get(LIST)
-    limits = {
+    limits: dict[str, float | str] = {
         'cache_hits_total{cache_type="response"}': ">= 1",
         'cache_misses_total{cache_type="response"}': 0,
         "db_query_duration_seconds_count": 0,
