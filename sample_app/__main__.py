@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 import uvicorn
 
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "filled" if filled else "found data in",
         redacted(settings.database_url),
     )
-    uvicorn.Server(config).run()
+    # By then it has shut down in order.
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run()
 
 
 if __name__ == "__main__":
