@@ -120,7 +120,8 @@ def docker(alone: pytest.MonkeyPatch, redis_url: str) -> Any:
     alone.setenv("TESTCONTAINERS_RYUK_DISABLED", "true")
     # It may have been read by now.
     config = pytest.importorskip("testcontainers.core.config").testcontainers_config
-    alone.setattr(config, "_ryuk_disabled", True)
+    attribute = "_ryuk_disabled" if hasattr(config, "_ryuk_disabled") else "ryuk_disabled"
+    alone.setattr(config, attribute, True)
     images = (services.POSTGRES.image, services.REDIS.image)
     with fake_docker(*images, port=urlsplit(redis_url).port or 6379) as engine:
         alone.setenv("DOCKER_HOST", engine.url)
