@@ -125,7 +125,7 @@ def _where(span: Span) -> str:
 
 def table(verdicts: Iterable[Verdict]) -> list[str]:
     """Return a line for each verdict: metric, value against limit, where the limit was written."""
-    rows = [(verdict, *_cells(verdict)) for verdict in verdicts]
+    rows = [(verdict, verdict.metric, compared(verdict), verdict.where) for verdict in verdicts]
     name_width = max((len(row[1]) for row in rows), default=0)
     value_width = max((len(row[2]) for row in rows), default=0)
     lines = []
@@ -137,16 +137,16 @@ def table(verdicts: Iterable[Verdict]) -> list[str]:
     return lines
 
 
-def _cells(verdict: Verdict) -> tuple[str, str, str]:
+def compared(verdict: Verdict) -> str:
+    """Return a value against its limit, e.g. ``21 > 2``."""
     metric = METRICS[verdict.metric]
     limit = show(verdict.limit, metric.unit)
     if verdict.status is Status.UNPROVEN:
         kind = "limit" if verdict.rule is Rule.BUDGET else "was"
-        return verdict.metric, f"unproven ({kind} {limit})", verdict.where
-    sign = "<" if metric.higher_is_better else ">"
+        return f"unproven ({kind} {limit})"
     if verdict.status in (Status.OK, Status.UNDECIDED):
-        return verdict.metric, f"{show(verdict.value, metric.unit)} of {limit}", verdict.where
-    return verdict.metric, f"{show(verdict.value, metric.unit)} {sign} {limit}", verdict.where
+        return f"{show(verdict.value, metric.unit)} of {limit}"
+    return f"{show(verdict.value, metric.unit)} {'<' if metric.higher_is_better else '>'} {limit}"
 
 
 def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
@@ -170,7 +170,7 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
             shown.append(same)
             lines += told_of(known, width)
     lines += [f"waived: {f.metric} at {_line(f.tally.site)}: {f.waiver}" for f in found if f.waiver]
-    order = timeline(span) if wanted and counted(_merged(span)) else ""
+    order = timeline(span) if wanted and counted(merged_tallies(span)) else ""
     return [*lines, f"timeline: {order}"] if order else lines
 
 
@@ -179,6 +179,11 @@ def causes(span: Span, metrics: Iterable[str]) -> list[Cause]:
     wanted = set(metrics)
     repeated = _candidates(merged_findings(span.walk()), wanted)
     return [*map(_cause, repeated), *_explained(span, wanted, repeated, _facts(span))]
+
+
+def repeats(span: Span, metrics: Iterable[str]) -> list[Cause]:
+    """Return those causes that do one thing again and again: each is known to be one."""
+    return [*map(_cause, _candidates(merged_findings(span.walk()), set(metrics)))]
 
 
 def _candidates(findings: Iterable[Finding], wanted: set[str]) -> list[Finding]:
@@ -192,7 +197,7 @@ def _facts(span: Span) -> dict[str, str]:
 def _explained(
     span: Span, wanted: set[str], repeated: Iterable[Finding], facts: Mapping[str, str]
 ) -> Iterator[Cause]:
-    tallies = _merged(span)
+    tallies = merged_tallies(span)
     explained = {finding.tally.probe for finding in repeated}
     for probe, names, explain in EXPLANATIONS:
         # What is explained already would only be buried by a list of everything.
@@ -342,14 +347,14 @@ def _statement(tally: Tally, width: int, remark: str = "") -> list[str]:
 
 def cache_faults(span: Span) -> list[list[str]]:
     """Return what no budget has to ask for to be wrong, each with its line and the fix."""
-    tallies = [tally for tally in _merged(span) if tally.probe == "cache"]
+    tallies = [tally for tally in merged_tallies(span) if tally.probe == "cache"]
     return [
         [title, *_site(tally), f"    fix: {advice}"]
         for title, tally, advice in (*blocked(tallies), *unstable(tallies))
     ]
 
 
-def _merged(span: Span) -> list[Tally]:
+def merged_tallies(span: Span) -> list[Tally]:
     """Return the tallies of a span and those inside it, added up by line."""
     merged: dict[tuple[object, ...], Tally] = {}
     for part in span.walk():
