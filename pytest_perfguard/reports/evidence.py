@@ -178,12 +178,12 @@ def causes(span: Span, metrics: Iterable[str]) -> list[Cause]:
     """Return what can be blamed on a line for the values of the metrics, the likeliest first."""
     wanted = set(metrics)
     repeated = _candidates(merged_findings(span.walk()), wanted)
-    return [*map(_cause, repeated), *_explained(span, wanted, repeated, _facts(span))]
+    return [*map(of_finding, repeated), *_explained(span, wanted, repeated, _facts(span))]
 
 
 def repeats(span: Span, metrics: Iterable[str]) -> list[Cause]:
     """Return those causes that do one thing again and again: each is known to be one."""
-    return [*map(_cause, _candidates(merged_findings(span.walk()), set(metrics)))]
+    return [*map(of_finding, _candidates(merged_findings(span.walk()), set(metrics)))]
 
 
 def _candidates(findings: Iterable[Finding], wanted: set[str]) -> list[Finding]:
@@ -285,7 +285,7 @@ def merged_findings(spans: Iterable[Span]) -> list[Finding]:
 
 def cause(finding: Finding, width: int = 100) -> list[str]:
     """Return a candidate as a person should read it: what, where, which statement, what to do."""
-    return told_of(_cause(finding), width)
+    return told_of(of_finding(finding), width)
 
 
 def told_of(known: Cause, width: int = 100) -> list[str]:
@@ -295,7 +295,8 @@ def told_of(known: Cause, width: int = 100) -> list[str]:
     return [*lines, f"    fix: {known.fix}"] if known.fix else lines
 
 
-def _cause(finding: Finding) -> Cause:
+def of_finding(finding: Finding) -> Cause:
+    """Return a candidate as a cause."""
     tally = finding.tally
     if "n_plus_one" in finding.metric:
         what = "keys" if tally.probe == "cache" else "parameter sets"

@@ -124,11 +124,12 @@ def _problem(run: Run, problem: Problem) -> list[_Part]:
     if place.function:
         where += f" in {code(place.function)}"
     tests = _number(len(problem.tests), "test")
+    worst = f", worst in {code(problem.worst.record.nodeid)}" if len(problem.tests) > 1 else ""
     warns = "" if problem.fails else " (only warns)"
     lines = [
         f"### {prose(problem.title)}{warns}",
         "",
-        f"{where} · {tests}: {code(problem.limits())}",
+        f"{where} · {tests}{worst}: {code(problem.limits())}",
         "",
         *fenced(problem.lines(_WIDTH)),
     ]

@@ -73,7 +73,7 @@ class Breach:
         told = _TOLD_PLACE.match(self.text) if self.verdict is None else None
         if told and is_below(told[1]):
             return Place(told[1], int(told[2]))
-        return Place(self.record.nodeid.partition("::")[0], self.record.line)
+        return of_record(self.record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +145,11 @@ def breaches(records: Iterable[Record], *, waived: bool = False) -> Iterator[Bre
         for verdict in record.verdicts:
             if bool(verdict.waiver) if waived else verdict.breached:
                 yield Breach(record, _text(verdict), verdict, _cause(record, verdict))
+
+
+def of_record(record: Record) -> Place:
+    """Return the line of a test."""
+    return Place(record.nodeid.partition("::")[0], record.line)
 
 
 def _text(verdict: Verdict) -> str:
