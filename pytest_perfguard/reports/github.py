@@ -7,7 +7,7 @@ those of one cause are one, and what is left out is said.
 from __future__ import annotations
 
 from pytest_perfguard.model import Run
-from pytest_perfguard.reports.problems import Problem, in_repository, problems
+from pytest_perfguard.reports.problems import Problem, in_repository, is_below, problems
 from pytest_perfguard.visible import visible
 
 MOST = 10
@@ -39,12 +39,11 @@ def commands(run: Run) -> list[str]:
 def _command(level: str, run: Run, problem: Problem) -> str:
     place = problem.worst.place
     title = f"perfguard: {visible(problem.title)}"
-    properties = {
-        "file": visible(in_repository(run, place.file)),
-        "line": str(place.line) if place.line else "",
-        "title": title if len(title) <= _MAX_TITLE else f"{title[: _MAX_TITLE - 1]}…",
-    }
-    told = ",".join(f"{name}={_property(text)}" for name, text in properties.items() if text)
+    properties = {"title": title if len(title) <= _MAX_TITLE else f"{title[: _MAX_TITLE - 1]}…"}
+    if is_below(place.file):
+        line = {"line": str(place.line)} if place.line else {}
+        properties = {"file": visible(in_repository(run, place.file)), **line, **properties}
+    told = ",".join(f"{name}={_property(text)}" for name, text in properties.items())
     return f"::{level} {told}::{_message(_text(problem))}"
 
 

@@ -34,7 +34,7 @@ _MAX_BUDGETS = 3
 # Room for the line that says what was cut.
 _RESERVE = 500
 # What could be markup; the ends of links only where they could be some.
-_SPECIAL = re.compile(r"""[!"#$&*+<=>?@\[\\\]^_`{|}~]|:(?=\S)|(?<=www)\.""", re.IGNORECASE)
+_SPECIAL = re.compile(r"""[!"#$&*+<=>?@\[\\\]^_`{|}~]|:(?=//)|(?<=www)\.""", re.IGNORECASE)
 _SIGN = re.compile(r"[!-/:-@\[-`{-~]")
 
 
@@ -240,8 +240,9 @@ def prose(text: str, length: int = _MAX_TEXT) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    # GitHub looks for mentions and references in what Markdown has become: a word joiner ends them.
-    return f"\\{match[0]}&#8288;" if match[0] in "@#" else f"\\{match[0]}"
+    # Mentions, references and addresses are looked for in what Markdown has become: a word joiner
+    # ends them.
+    return f"\\{match[0]}&#8288;" if match[0] in "@#:." else f"\\{match[0]}"
 
 
 def code(text: str, length: int = _MAX_TEXT) -> str:
