@@ -51,11 +51,11 @@ def _text(problem: Problem) -> str:
     nodeid = problem.worst.record.nodeid
     others = [test for test in problem.tests if test != nodeid]
     title, *rest = problem.lines()
-    lines = [f"{problem.limits()} in {nodeid}"]
+    lines = [f"{', '.join(problem.limits)} in {nodeid}"]
     lines += [f"and in {test}" for test in others[:_TESTS]]
     lines += [f"and in {len(others) - _TESTS:,} more tests"] if len(others) > _TESTS else []
     # The title stands above the message.
-    lines += [line for line in (title, *rest) if line not in (problem.title, problem.limits())]
+    lines += [line for line in (title, *rest) if line not in (problem.title, *problem.limits)]
     text = "\n".join(visible(part) for line in lines for part in line.splitlines())
     return text if len(text) <= _MAX_MESSAGE else f"{text[: _MAX_MESSAGE - 1]}…"
 

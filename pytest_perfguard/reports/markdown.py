@@ -30,6 +30,8 @@ _WIDTH = 100
 _MAX_TEXT = 300
 _MAX_LINE = 500
 _MAX_ROWS = 20
+# Problems that come before all lists.
+_FIRST = 10
 _MAX_BUDGETS = 3
 # Room for the line that says what was cut.
 _RESERVE = 500
@@ -43,7 +45,7 @@ def to_markdown(run: Run) -> str:
     found = problems(run)
     parts = [
         *_head(run),
-        *(part for problem in found for part in _problem(run, problem)),
+        *chain(*(_problem(run, problem, number) for number, problem in enumerate(found))),
         *_facts("Waived", "waiver", _waivers(run)),
         *_facts("Different from the baseline", "change", _moved(run)),
         *_facts("Not judged", "line", [(f"- {prose(line)}",) for line in _unjudged(run)]),
@@ -58,12 +60,12 @@ class _Part:
 
     Attributes:
         what: how it is called when it was cut.
-        detail: it only finds room when everything else has.
+        rank: those of a lower one are the first to find room.
     """
 
     what: str
     lines: Sequence[str]
-    detail: bool = False
+    rank: int = 0
 
     @property
     def text(self) -> str:
@@ -80,7 +82,7 @@ def _fitted(parts: Sequence[_Part]) -> str:
     kept: set[int] = set()
     cut: dict[str, int] = {}
     left = LIMIT - _RESERVE
-    for number, part in sorted(enumerate(parts), key=lambda entry: entry[1].detail):
+    for number, part in sorted(enumerate(parts), key=lambda entry: entry[1].rank):
         # What follows something that was cut would look as if it were all there is.
         if part.size <= left and part.what not in cut:
             kept.add(number)
@@ -117,7 +119,7 @@ def _head(run: Run) -> list[_Part]:
     return [_Part("heading", [f"## {sign} perfguard: {verdict}", "", told])]
 
 
-def _problem(run: Run, problem: Problem) -> list[_Part]:
+def _problem(run: Run, problem: Problem, number: int) -> list[_Part]:
     """Return one cause: what, which line, how to mend it, and the tests that it concerns."""
     place = problem.worst.place
     where = code(in_repository(run, place.file) + (f":{place.line}" if place.line else ""))
@@ -129,7 +131,7 @@ def _problem(run: Run, problem: Problem) -> list[_Part]:
     lines = [
         f"### {prose(problem.title)}{warns}",
         "",
-        f"{where} · {tests}{worst}: {code(problem.limits())}",
+        f"{where} · {tests}{worst}: {', '.join(map(code, problem.limits[:_MAX_ROWS]))}",
         "",
         *fenced(problem.lines(_WIDTH)),
     ]
@@ -141,7 +143,8 @@ def _problem(run: Run, problem: Problem) -> list[_Part]:
         for nodeid, found in of_tests.items()
     ]
     table = _folded(f"{tests}, {_number(len(problem.breaches), 'limit')}", rows)
-    return [_Part("problem", lines), _Part("table of tests", table, detail=True)]
+    rank = 0 if number < _FIRST else 2
+    return [_Part("problem", lines, rank), _Part("table", table, rank=3)]
 
 
 def _limit(breaches: Iterable[Breach]) -> str:
@@ -174,7 +177,7 @@ def _facts(title: str, what: str, rows: Sequence[tuple[str, ...]]) -> list[_Part
     lines = _table(_TITLES[what], shown) if what in _TITLES else list(chain(*shown))
     more = len(rows) - len(shown)
     lines += ["", f"... and {more:,} more"] if more else []
-    return [_Part(f"list of what is {title.lower()}", [f"### {title}", "", *lines])]
+    return [_Part("list", [f"### {title}", "", *lines], rank=1)]
 
 
 def _closest(run: Run) -> list[_Part]:
@@ -190,7 +193,7 @@ def _closest(run: Run) -> list[_Part]:
         return []
     title = f"Closest to the limits that were kept ({_number(len(rows), 'test')})"
     lines = _folded(title, rows, ("used", "test", "budgets"))
-    return [_Part("table of the closest limits", lines, detail=True)]
+    return [_Part("table", lines, rank=3)]
 
 
 def _folded(

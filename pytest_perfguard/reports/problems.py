@@ -109,10 +109,11 @@ class Problem:
         worst = self.worst
         return (worst.cause.fix or "") if worst.cause else ""
 
-    def limits(self) -> str:
-        """Return the breaches of its worst test, in one line."""
-        nodeid = self.worst.record.nodeid
-        return ", ".join(dict.fromkeys(b.text for b in self.breaches if b.record.nodeid == nodeid))
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The breaches of its worst test, e.g. ``sql_queries 21 > 2``."""
+        known = (b.text for b in self.breaches if b.record.nodeid == self.worst.record.nodeid)
+        return tuple(dict.fromkeys(known))
 
     def lines(self, width: int = 100) -> list[str]:
         """Return what explains it: what was done, from which line, and what to do instead."""

@@ -129,7 +129,7 @@ def _result(run: Run, group: _Group) -> dict[str, Any]:
     problem = group.problem
     tests = problem.tests
     more = f", and in {len(tests) - 1:,} more test{'s' * (len(tests) > 2)}" * (len(tests) > 1)  # noqa: PLR2004
-    told = f"{problem.limits()} in {problem.worst.record.nodeid}{more}"
+    told = f"{', '.join(problem.limits)} in {problem.worst.record.nodeid}{more}"
     related = {test.nodeid: test for test in (b.record for b in problem.breaches)}
     result: dict[str, Any] = {
         "ruleId": group.metric,
