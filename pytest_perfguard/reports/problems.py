@@ -112,8 +112,8 @@ class Problem:
     @property
     def limits(self) -> tuple[str, ...]:
         """The breaches of its worst test, e.g. ``sql_queries 21 > 2``."""
-        known = (b.text for b in self.breaches if b.record.nodeid == self.worst.record.nodeid)
-        return tuple(dict.fromkeys(known))
+        nodeid = self.worst.record.nodeid
+        return tuple(dict.fromkeys(b.text for b in self.breaches if b.record.nodeid == nodeid))
 
     def lines(self, width: int = 100) -> list[str]:
         """Return what explains it: what was done, from which line, and what to do instead."""
