@@ -14,7 +14,7 @@ from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Level, Record, Rule, Run, Span, Status, Tally, Verdict
 from pytest_perfguard.reports import problems as of
 from pytest_perfguard.reports.formats import render
-from pytest_perfguard.reports.markdown import LIMIT
+from pytest_perfguard.reports.markdown import LIMIT, code, fenced, prose
 from tests.unit.build import finding, site, span, tally
 
 _OWNER = "SELECT users.id FROM users WHERE users.id = ?"
@@ -100,11 +100,19 @@ def test_a_mistake_is_a_problem_at_its_own_line() -> None:
 
 def test_what_was_added_since_the_baseline_is_blamed_rather_than_what_was_there() -> None:
     added = tally("SELECT b FROM u", label="SELECT u", site=site(50, "app/new.py"))
+    other = tally("SELECT c FROM v", label="SELECT v", site=site(40, "app/new.py"))
     was = Verdict(
         "sql_queries", "test_it", 2, 1, Status.REGRESSED, Level.FAIL, "baseline",
-        rule=Rule.BASELINE, changes=("+1x SELECT b FROM u  at app/new.py:50 in rows",),
+        rule=Rule.BASELINE,
+        changes=(
+            # The same line, with another statement.
+            "+1x SELECT c FROM v  at app/new.py:40 in rows",
+            "-1x SELECT d FROM v  at app/new.py:40 in rows",
+            "+1x SELECT b FROM u  at app/new.py:50 in rows",
+        ),
     )  # fmt: skip
-    (problem,) = of.problems(Run(records=(record("a", tally(count=9), added, verdicts=(was,)),)))
+    test = record("a", tally(count=9), other, added, verdicts=(was,))
+    (problem,) = of.problems(Run(records=(test,)))
     assert problem.title == "1x SELECT u, more than in the baseline"
     assert problem.worst.place.line == 50
 
@@ -147,6 +155,21 @@ def test_waivers_differences_and_what_was_not_judged_are_told() -> None:
     assert "- warning: look here" in text
 
 
+def test_code_is_never_ended_by_what_is_in_it() -> None:
+    assert fenced(["a", "````\n```b"]) == ["`````text", "a", "````", "```b", "`````"]
+    assert code("a[1] <b>") == "`a[1] <b>`"
+    assert code("a|b`c") == "<code>a&#124;b&#96;c</code>"
+    assert code("a|b") == "<code>a&#124;b</code>"
+    assert code(" a ") == "<code> a </code>"
+
+
+def test_words_are_no_markup_and_nobody_is_mentioned() -> None:
+    assert prose("1. *a* @b") == "1\\. \\*a\\* \\@&#8288;b"
+    assert prose("warning: look at a.py::b") == "warning: look at a.py::b"
+    assert prose("a\nb") == "a\\\\nb"
+    assert prose("x" * 1_000, 5) == "xxxx…"
+
+
 def test_a_run_without_tests_is_no_success() -> None:
     assert render(Run(), "markdown").startswith("## ⚠️ perfguard: no test was measured")
 
@@ -157,6 +180,8 @@ def test_what_does_not_fit_is_cut_from_the_end_and_counted() -> None:
     assert LIMIT - 2_000 < len(text) <= LIMIT
     assert "- look here" in text
     shown = text.count("\n### ") - 1
+    # No table of tests has taken their room.
+    assert shown > 150
     last = text.splitlines()[-1]
     problems, _, tables = last.partition(", ")[2].partition(", ")
     assert problems == f"without {400 - shown:,} problems"
@@ -182,6 +207,12 @@ def test_signs_that_mean_something_are_escaped() -> None:
     (line,) = render(Run(records=(wrong,)), "github").splitlines()
     title = "perfguard%3A 50%25%2C or%3A\\r\\n%3A%3Aerror%3A%3Amore"
     assert line.startswith(f"::error file=tests/test_a.py,line=4,title={title}::50%25, or:")
+
+
+def test_a_file_outside_the_repository_is_not_named() -> None:
+    outside = replace(record("a", verdicts=(over("loop_stall"),)), nodeid="../test_a.py::a")
+    (line,) = render(Run(records=(outside,)), "github").splitlines()
+    assert line.startswith("::error title=perfguard%3A loop_stall")
 
 
 def test_the_platform_is_given_no_more_than_it_shows() -> None:
