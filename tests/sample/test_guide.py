@@ -1,4 +1,4 @@
-"""The table of the guide: each file, test and trap that it names is there, and no trap is missing."""
+"""The table of the guide: each file, test and trap in it is there, and no trap is missing."""
 
 from __future__ import annotations
 
