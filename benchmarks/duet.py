@@ -309,7 +309,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=math.inf,
                         help="begin no further comparison after that time")  # fmt: skip
     parser.add_argument("--same", type=int, default=40,
-                        help="comparisons of each call in each state, the same work (40)")  # fmt: skip
+                        help="comparisons of each call in each state, same work (40)")  # fmt: skip
     parser.add_argument("--more", type=int, default=12,
                         help="the same at each other level (12)")  # fmt: skip
     parser.add_argument("--report", action="store_true", help="only print what is in the log")

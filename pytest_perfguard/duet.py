@@ -30,6 +30,8 @@ _FEWEST_FOR_ERROR = 4
 # A limit that is widened keeps its distance from where a call passes at once.
 _PASSES_BELOW = 0.6
 _NOISE_DEVIATIONS = 3
+# Standard errors by which an effect has to exceed the limit where it is not known well.
+_SURELY = 2
 
 
 class Verdict(StrEnum):
@@ -54,7 +56,8 @@ class Rule:
         limit: share above which it is a suspect, either way.
         unsure_above: standard error of an effect that says too little, as a share.
         first_look: seconds after which it may pass; it is looked at again after as many.
-        last_look: seconds after which no more blocks are run.
+        last_look: seconds after which no more blocks are run...
+        patience: ...but while too little can be said; then after these.
         fewest: pairs of blocks that every look needs.
         longest: seconds after which there are no more, even if there are fewer than that.
         meetings: pairs of fresh processes that have to agree that it has changed.
@@ -66,6 +69,7 @@ class Rule:
     unsure_above: float = 0.025
     first_look: float = 0.5
     last_look: float = 2.0
+    patience: float = 6.0
     fewest: int = 8
     longest: float = 30.0
     meetings: int = 3
@@ -134,8 +138,13 @@ class _Estimate:
     error: float
     enough: bool = True
 
+    def is_sure(self, rule: Rule) -> bool:
+        """Return whether it is precise enough, or so large that it need not be."""
+        surely = abs(self.effect) - _SURELY * self.error
+        return self.error <= rule.unsure_above or surely > math.log1p(rule.limit)
+
     def verdict(self, rule: Rule) -> Verdict:
-        if not self.enough or self.error > rule.unsure_above:
+        if not self.enough or not self.is_sure(rule):
             return Verdict.UNDECIDED
         if abs(self.effect) <= math.log1p(rule.limit):
             return Verdict.SAME
@@ -168,11 +177,11 @@ def is_enough(meeting: Meeting, seconds: float, cpu: Rule, waiting: Rule) -> boo
         return False
     if len(meeting.base.cpu) < cpu.fewest:
         return seconds >= cpu.longest
-    if seconds >= cpu.last_look:
-        return True
     if seconds < cpu.first_look:
         return False
     known = _estimate(meeting.ratios, cpu), _waiting(meeting, waiting)
+    if seconds >= cpu.last_look:
+        return known[0].is_sure(cpu) or seconds >= cpu.patience
     return all(
         estimate.error <= rule.unsure_above
         and -math.log1p(rule.limit) <= estimate.effect < math.log1p(rule.passes_below)

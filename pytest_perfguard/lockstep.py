@@ -33,8 +33,6 @@ _BLOCK_SECONDS = 0.003
 # Digits that are kept of a time; more say nothing.
 _DIGITS = 6
 _NS = 1e9
-# A side may take so many times as long as the other one to come to a call.
-_SLOWER_SIDE = 5
 # A block may take so many times as long as was expected of it.
 _SLOWER_BLOCK = 50
 _OTHER_VERSION = (
@@ -54,12 +52,14 @@ class Limits:
         start: until it has collected its tests.
         test: until either side has come to a timed call, or to the end of its test.
         meet: until the other side has, too, or has run a block.
+        slower: how many times as long as the other one it may take beside that.
         finish: until it has ended by itself after its last test.
     """
 
     start: float = 300.0
     test: float = 600.0
     meet: float = 30.0
+    slower: float = 20.0
     finish: float = 30.0
 
 
@@ -262,7 +262,7 @@ class Session:
                     continue
                 events[process] = event
                 took = monotonic() - began
-                end = min(end, began + _SLOWER_SIDE * took + self._limits.meet)
+                end = min(end, began + self._limits.slower * took + self._limits.meet)
             if monotonic() >= end and len(events) < len(awaited):
                 raise LostError(_what_hangs(late, events, monotonic() - began))
         return events

@@ -186,7 +186,7 @@ def results(
         nodeids,
         pytest_args=["-n2"],
         on_progress=seen.append,
-        limits=Limits(meet=5),
+        limits=Limits(meet=5, slower=3),
     )
     assert [one.key for one in found.values()] == list(found)
     assert list(dict.fromkeys(one.nodeid for one in found.values())) == [

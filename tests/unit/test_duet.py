@@ -115,6 +115,22 @@ def test_what_varies_too_much_is_undecided_however_large_it_is() -> None:
     assert outcome.reason == "the times of its blocks vary too much"
 
 
+def test_what_is_large_enough_need_not_be_known_well() -> None:
+    wild = [0.6, 1.0] * 10
+
+    assert standard_error(wild) > CPU.unsure_above
+    assert judge([wild, wild, wild]).verdict is Verdict.SLOWER
+
+
+def test_blocks_go_on_for_a_while_where_too_little_can_be_said() -> None:
+    noisy = meeting(blocks=20)
+    cpu = tuple(BASE * (1 + 0.4 * (n % 2)) for n in range(20))
+    noisy = replace(noisy, head=replace(noisy.head, cpu=cpu))
+
+    assert not is_enough(noisy, 2, CPU, WAITING)
+    assert is_enough(noisy, CPU.patience, CPU, WAITING)
+
+
 def test_few_blocks_of_a_long_call_are_undecided() -> None:
     outcome = judge([steady(0.0, blocks=7)])
 
