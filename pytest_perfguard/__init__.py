@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_perfguard.errors import (
         BaselineError,
         CacheError,
+        DuetError,
         GrowthError,
         LimitError,
         LoadError,
@@ -42,6 +43,7 @@ __all__ = [
     "METRICS",
     "BaselineError",
     "CacheError",
+    "DuetError",
     "GrowthError",
     "LimitError",
     "LoadError",

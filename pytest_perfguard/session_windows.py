@@ -146,7 +146,7 @@ class SessionWindows:
         visit.number += 1
         for report in runtestprotocol(item.test, log=False, nextitem=nextitem):
             if not (report.passed or visit.problem):
-                visit.problem = _in_a_line(report)
+                visit.problem = in_a_line(report)
         return True
 
     @pytest.hookimpl(tryfirst=True)
@@ -278,11 +278,15 @@ def _place(item: pytest.Item) -> tuple[object, ...]:
     return (item.path, outliving)
 
 
-def _in_a_line(report: pytest.TestReport) -> str:
+def in_a_line(report: pytest.CollectReport | pytest.TestReport) -> str:
     """Return why a run did not pass."""
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
     crash = getattr(report.longrepr, "reprcrash", None)
     text = (crash.message if crash else report.longreprtext).strip().splitlines()
     # Of a crash the first line says what it was; of any other text the last.
-    return str(text[0 if crash else -1]) if text else f"its {report.when} {report.outcome}"
+    return (
+        str(text[0 if crash else -1]).removeprefix("E  ").strip()
+        if text
+        else f"its {report.when} {report.outcome}"
+    )
