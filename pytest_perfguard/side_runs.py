@@ -1,0 +1,257 @@
+"""Runs pytest on a side of a comparison and reads what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_perfguard import guardian, side_plugin
+from pytest_perfguard.errors import ComparisonError, RevisionError, RunFileError
+from pytest_perfguard.model import Record
+from pytest_perfguard.runs import read_run
+from pytest_perfguard.sides import Side
+
+# Options that write files or choose tests by what an earlier session has found. Those in the first
+# row take their value from the next argument where it is not in the same.
+_WITH_VALUE = (
+    "--perfguard-json", "--perfguard-processes", "--perfguard-profile", "--perfguard-artifacts",
+    "--perfguard-time", "--junitxml", "--junit-xml", "--html", "--json-report-file", "--report-log",
+    "--log-file", "--alluredir", "--benchmark-json", "--benchmark-save", "--maxfail", "--lfnf",
+    "--last-failed-no-failures", "--rootdir", "-c", "--config-file",
+)  # fmt: skip
+_PLAIN = (
+    "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times", "-x",
+    "--exitfirst", "--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first",
+    "--sw", "--stepwise", "--sw-skip", "--stepwise-skip", "--sw-reset", "--stepwise-reset",
+    "--pdb", "--trace", "--benchmark-autosave", "--pastebin",
+)  # fmt: skip
+# The two revisions are judged by each other alone.
+_UNJUDGED = (
+    "--perfguard-baseline=off", "--perfguard-level=warn", "--perfguard-unproven=warn",
+    "--perfguard-time=off", "--maxfail=0", "--continue-on-collection-errors",
+)  # fmt: skip
+_WRONG_USAGE, _NOTHING_COLLECTED = 4, 5
+_EVERY = 0.1
+_MAX_OUTPUT = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What a run of pytest on a side has shown.
+
+    Attributes:
+        records: of tests that passed, by node id.
+        endings: how each test ended, by node id: ``passed``, or why it did not.
+        collect_errors: why files could not be collected, by path.
+        origins: file of each module of interest, by name; of those that processes of the run have
+            loaded from different files, all of them.
+        files: of the tests that were found.
+        conftests: that were loaded.
+        root: pytest's root directory.
+        ini: the file that pytest was configured by; None if there is none.
+    """
+
+    records: Mapping[str, Record]
+    endings: Mapping[str, str]
+    collect_errors: Mapping[str, str]
+    origins: tuple[Mapping[str, str], ...]
+    files: frozenset[Path]
+    conftests: frozenset[Path]
+    root: Path
+    ini: Path | None
+
+
+@dataclass(slots=True)
+class SideRuns:
+    """Starts pytest on the sides of a comparison.
+
+    Attributes:
+        workspace: where what they write goes.
+        arguments: of pytest, as the user gave them.
+        on_test: called with the number of tests that have ended, while they run.
+    """
+
+    workspace: Path
+    arguments: Sequence[str]
+    on_test: Callable[[int], object] = field(default=lambda _: None)
+    _count: int = 0
+
+    def count(self, side: Side, tests: Iterable[str] = ()) -> Observed:
+        """Run the tests of a side once, to see what they do.
+
+        Args:
+            tests: node ids; all that the arguments select if there are none.
+
+        Raises:
+            RevisionError: if pytest does not understand its arguments.
+            ComparisonError: if it ended without a result.
+        """
+        folder = self.folder(f"{side.label}-counts")
+        result = folder / "run.json"
+        output, code = self._run(
+            side, folder, tests, "--perfguard", f"--perfguard-json={result}",
+            "--perfguard-profile=never", *_UNJUDGED,
+        )  # fmt: skip
+        if code == _WRONG_USAGE:
+            raise RevisionError(f"pytest refuses its arguments on the side {side.label}:\n{output}")
+        told = _told(folder)
+        if not told:
+            raise ComparisonError(_no_result(side, code, output))
+        try:
+            run = read_run(result)
+        except RunFileError:
+            if code == _NOTHING_COLLECTED or not any(each["tests"] for each in told):
+                return _observed((), told)
+            raise ComparisonError(_no_result(side, code, output)) from None
+        return _observed(run.records, told)
+
+    def profile(self, side: Side, tests: Iterable[str]) -> Path:
+        """Profile some tests of a side, and return the folder with the profiles.
+
+        Raises:
+            ComparisonError: if it ended without a result.
+        """
+        folder = self.folder(f"{side.label}-profiles")
+        output, code = self._run(
+            side, folder, tests, "--perfguard", "--perfguard-profile=all",
+            f"--perfguard-artifacts={folder}", *_UNJUDGED,
+        )  # fmt: skip
+        if not folder.joinpath("profiles").is_dir():
+            raise ComparisonError(_no_result(side, code, output))
+        return folder / "profiles"
+
+    def folder(self, name: str) -> Path:
+        """Make a folder for what a run writes."""
+        self._count += 1
+        folder = self.workspace / "reports" / f"{self._count}-{name}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def _run(
+        self, side: Side, folder: Path, tests: Iterable[str], *options: str
+    ) -> tuple[str, int]:
+        arguments = [*self.arguments, *options]
+        if chosen := [*tests]:
+            # Chosen among what the arguments select, since an id may hold anything.
+            folder.joinpath(side_plugin.CHOSEN).write_text(json.dumps(chosen), encoding="utf-8")
+        environment = with_reports(side, folder).environment
+        output = folder / "output.txt"
+        with output.open("wb") as file:
+            process = subprocess.Popen(  # noqa: S603 - the user's pytest
+                [str(side.python), "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+                cwd=side.folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            guardian.note_group(self.workspace, process.pid)
+            progress = folder / side_plugin.PROGRESS
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    code = process.wait(_EVERY)
+                    break
+                with suppress(OSError):
+                    self.on_test(progress.stat().st_size)
+        return output.read_text("utf-8", "replace").strip()[-_MAX_OUTPUT:], code
+
+
+def with_reports(side: Side, folder: Path) -> Side:
+    """Return the side with its processes reporting into another folder."""
+    wish = json.loads(side.environment[side_plugin.VARIABLE])
+    told = json.dumps({**wish, "folder": str(folder)})
+    return Side(
+        side.label, side.folder, side.python, {**side.environment, side_plugin.VARIABLE: told}
+    )
+
+
+def origins(folder: Path) -> tuple[Mapping[str, str], ...]:
+    """Return what each process that reported into a folder has loaded."""
+    return tuple(each["origins"] for each in _told(folder))
+
+
+def _told(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_bytes()) for path in sorted(folder.glob("process-*.json"))]
+
+
+def _no_result(side: Side, code: int, output: str) -> str:
+    return f"pytest (exit code {code}) gave no result on the side {side.label}:\n{output}"
+
+
+def _observed(records: Iterable[Record], told: Sequence[Mapping[str, object]]) -> Observed:
+    endings: dict[str, str] = {}
+    for each in told:
+        for nodeid, phases in each["outcomes"].items():
+            endings[nodeid] = _ending(phases)
+    first = told[0]
+    return Observed(
+        records={r.nodeid: r for r in records if endings.get(r.nodeid) == "passed"},
+        endings=endings,
+        collect_errors={k: v for each in told for k, v in each["collect_errors"].items()},
+        origins=tuple(each["origins"] for each in told),
+        files=frozenset(Path(file) for each in told for file in each["tests"].values()),
+        conftests=frozenset(Path(file) for each in told for file in each["conftests"]),
+        root=Path(first["root"]),
+        ini=Path(first["ini"]) if first["ini"] else None,
+    )
+
+
+def _ending(phases: Mapping[str, str]) -> str:
+    """Return how a test ended: the first of its phases that did not pass tells."""
+    for phase, said in phases.items():
+        if said != "passed":
+            return said if phase == "call" or said.startswith("skipped") else f"{phase} {said}"
+    return "passed" if "call" in phases else "it did not run"
+
+
+def stripped(arguments: Iterable[str]) -> list[str]:
+    """Return the arguments of pytest without those that write files or depend on earlier runs."""
+    kept, skip = [], False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        if skip or name in _PLAIN:
+            skip = False
+        elif name in _WITH_VALUE:
+            skip = not equals
+        else:
+            kept.append(argument)
+    return kept
+
+
+def set_up(side: Side, command: str, workspace: Path) -> Side:
+    """Run a command of the user's on a side, and use the ``.venv`` that it may have made.
+
+    Raises:
+        ComparisonError: if it fails.
+    """
+    process = subprocess.Popen(  # noqa: S602 - the user's own command, as a shell understands it
+        command,
+        shell=True,
+        cwd=side.folder,
+        env={**os.environ, **side.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    guardian.note_group(workspace, process.pid)
+    output, _ = process.communicate()
+    if process.returncode:
+        raise ComparisonError(
+            f"--setup failed on the side {side.label} (exit code {process.returncode}):\n"
+            f"{output.strip()[-_MAX_OUTPUT:]}"
+        )
+    for python in (".venv/bin/python", ".venv/Scripts/python.exe"):
+        if (side.folder / python).exists():
+            return Side(side.label, side.folder, side.folder / python, side.environment)
+    return side
+
+
