@@ -78,6 +78,10 @@ class StoreError(PerfguardError):
     """Stored times cannot be read or written; what is there is left as it is."""
 
 
+class DuetError(PerfguardError):
+    """Two sides cannot be compared at all."""
+
+
 class ProfileFileError(PerfguardError):
     """A file with a profile cannot be read or written."""
 
