@@ -7,8 +7,9 @@ same rules. A number that differs between two runs of one side proves nothing ab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from pytest_perfguard.ab_results import Counts
 from pytest_perfguard.baselines import (
     Entry,
     Held,
@@ -19,35 +20,8 @@ from pytest_perfguard.baselines import (
     widen,
 )
 from pytest_perfguard.metrics import METRICS
-from pytest_perfguard.model import Level, Record, Status, Verdict
+from pytest_perfguard.model import Level, Record, Status
 from pytest_perfguard.units import show
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """A test's counts on both sides.
-
-    Attributes:
-        verdicts: of metrics that differ.
-        compared: how many metrics were compared.
-        flaky: what differs between two runs of one side, in words.
-        head: what head did, to explain it by.
-    """
-
-    verdicts: tuple[Verdict, ...]
-    compared: int
-    flaky: tuple[str, ...]
-    head: Record
-
-    @property
-    def costlier(self) -> tuple[Verdict, ...]:
-        """Those by which head is worse."""
-        return tuple(v for v in self.verdicts if v.status is Status.REGRESSED)
-
-    @property
-    def differ(self) -> bool:
-        """Whether anything differs for certain."""
-        return bool(self.verdicts)
 
 
 def compare_counts(base: Sequence[Record], head: Sequence[Record], where: str = "base") -> Counts:

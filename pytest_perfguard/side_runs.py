@@ -16,20 +16,6 @@ from pytest_perfguard.model import Record
 from pytest_perfguard.runs import read_run
 from pytest_perfguard.sides import Side
 
-# Options that write files or choose tests by what an earlier session has found. Those in the first
-# row take their value from the next argument where it is not in the same.
-_WITH_VALUE = (
-    "--perfguard-json", "--perfguard-processes", "--perfguard-profile", "--perfguard-artifacts",
-    "--perfguard-time", "--junitxml", "--junit-xml", "--html", "--json-report-file", "--report-log",
-    "--log-file", "--alluredir", "--benchmark-json", "--benchmark-save", "--maxfail", "--lfnf",
-    "--last-failed-no-failures", "--rootdir", "-c", "--config-file",
-)  # fmt: skip
-_PLAIN = (
-    "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times", "-x",
-    "--exitfirst", "--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first",
-    "--sw", "--stepwise", "--sw-skip", "--stepwise-skip", "--sw-reset", "--stepwise-reset",
-    "--pdb", "--trace", "--benchmark-autosave", "--pastebin",
-)  # fmt: skip
 # The two revisions are judged by each other alone.
 _UNJUDGED = (
     "--perfguard-baseline=off", "--perfguard-level=warn", "--perfguard-unproven=warn",
@@ -208,20 +194,6 @@ def _ending(phases: Mapping[str, str]) -> str:
         if said != "passed":
             return said if phase == "call" or said.startswith("skipped") else f"{phase} {said}"
     return "passed" if "call" in phases else "it did not run"
-
-
-def stripped(arguments: Iterable[str]) -> list[str]:
-    """Return the arguments of pytest without those that write files or depend on earlier runs."""
-    kept, skip = [], False
-    for argument in arguments:
-        name, equals, _ = argument.partition("=")
-        if skip or name in _PLAIN:
-            skip = False
-        elif name in _WITH_VALUE:
-            skip = not equals
-        else:
-            kept.append(argument)
-    return kept
 
 
 def set_up(side: Side, command: str, workspace: Path) -> Side:

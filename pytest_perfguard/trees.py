@@ -222,19 +222,12 @@ def _at(data: object, keys: Sequence[str]) -> object:
     return data
 
 
-# -- arguments ---------------------------------------------------------------------------------
-
-
-def moved(text: str, checkout: Path, tree: Path) -> str:
-    """Return a path, or an option with one, that is inside the checkout as it is in a tree."""
-    option, equals, value = text.partition("=") if text.startswith("-") else ("", "", text)
-    if os.path.isabs(value) and Path(value).is_relative_to(checkout):  # noqa: PTH117 - "::" is kept
-        value = f"{tree}{value.removeprefix(str(checkout))}"
-    return f"{option}{equals}{value}"
-
-
 def moved_path(value: str, checkout: Path, tree: Path) -> str:
     """Return a search path with the entries that are inside the checkout as they are in a tree."""
     return os.pathsep.join(
-        moved(entry, checkout, tree) for entry in value.split(os.pathsep) if entry
+        str(tree / Path(entry).relative_to(checkout))
+        if Path(entry).is_relative_to(checkout)
+        else entry
+        for entry in value.split(os.pathsep)
+        if entry
     )
