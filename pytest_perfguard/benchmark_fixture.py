@@ -23,6 +23,7 @@ _SWITCHED_OFF = (
     "nothing was timed: pytest-benchmark is switched off, by --benchmark-disable or because "
     "pytest-xdist is on"
 )
+_NOT_ALONE = "benchmark.pedantic sets each call up or tears it down, so it cannot be repeated alone"
 
 
 def is_benchmark(fixture: object) -> bool:
@@ -33,17 +34,26 @@ def is_benchmark(fixture: object) -> bool:
 
 # Times a call beside reference work, under a name; returns what else is known of its timing.
 Compare = Callable[[str, Callable[[], Any]], Mapping[str, Any]]
+# Is told the name of a call that cannot be compared, and why.
+Refuse = Callable[[str, str], object]
 
 
-def attach(fixture: Any, recorder: Recorder, compare: Compare | None = None) -> None:
+def attach(
+    fixture: Any,
+    recorder: Recorder,
+    compare: Compare | None = None,
+    refuse: Refuse | None = None,
+) -> None:
     """Let the fixture count one call of what it is given.
 
     Args:
-        compare: times the call for the comparison with stored times, if it is compared.
+        compare: times the call for the comparison with other times, if it is compared.
+        refuse: is told of a call that cannot be.
     """
     fixture.__class__ = _counting(type(fixture))
     fixture.perfguard = recorder
     fixture.perfguard_compare = compare
+    fixture.perfguard_refuse = refuse
 
 
 def _counting(base: type[Any]) -> type[Any]:
@@ -54,6 +64,7 @@ def _counting(base: type[Any]) -> type[Any]:
 
         perfguard: Recorder | None
         perfguard_compare: Compare | None
+        perfguard_refuse: Refuse | None
 
         def __call__(self, function_to_benchmark: Any, *args: Any, **kwargs: Any) -> Any:
             __tracebackhide__ = True
@@ -116,7 +127,10 @@ def _counting(base: type[Any]) -> type[Any]:
             recorder.stop()
             more: Mapping[str, Any] = {}
             # What has to be set up for each call cannot be called again and again.
-            compare = self.perfguard_compare if setup is teardown is None else None
+            alone = setup is teardown is None
+            compare = self.perfguard_compare if alone else None
+            if self.perfguard_refuse is not None and not alone:
+                self.perfguard_refuse(span.name, _NOT_ALONE)
             try:
                 value = timed()
                 more = compare(span.name, lambda: function(*args, **kwargs)) if compare else {}

@@ -326,8 +326,10 @@ class DuetResult:
     @property
     def is_open(self) -> bool:
         """Whether another pair of fresh processes may settle it."""
+        # Others would have as few blocks of a call that takes so long.
+        few = any(len(meeting.base.cpu) < _CPU.fewest for meeting in self.meetings)
         undecided = self.verdict is Verdict.UNDECIDED
-        return undecided and len(self.meetings) < _CPU.meetings
+        return undecided and not few and len(self.meetings) < _CPU.meetings
 
     def to_dict(self) -> dict[str, Any]:
         """Return this object as JSON data."""

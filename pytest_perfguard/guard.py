@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from pytest_perfguard.probes.cache import Watch
     from pytest_perfguard.session_windows import SessionWindows
+    from pytest_perfguard.turnstile import Turnstile
 else:
     _Failed = pytest.fail.Exception
 
@@ -118,6 +119,8 @@ class Guard:
                 spread=not under_xdist(config), is_compared=self._is_compared
             )
             config.pluginmanager.register(self.windows, "perfguard-windows")
+        # Where calls are run in turns with those of another revision.
+        self.turnstile: Turnstile | None = config.pluginmanager.get_plugin("perfguard-turnstile")
         # Every test that was found, before any was deselected, by the file of its baseline:
         # whether it is compared with it.
         self.collected: dict[str, dict[str, bool]] = {}
@@ -368,12 +371,15 @@ class Guard:
 
     def _count_benchmark(self, item: pytest.Item, benchmark: Any, plan: Plan) -> None:
         """Let pytest-benchmark's fixture count a call; where it times nothing, say so and pass."""
-        compare = None
-        if self.counts_calls(item, ()):
+        compare = refuse = None
+        if self.turnstile is not None:
+            compare = partial(self.turnstile.take_now, item)
+            refuse = partial(self.turnstile.decline, item)
+        elif self.counts_calls(item, ()):
             from pytest_perfguard.session_windows import compare_benchmark  # noqa: PLC0415 - costly
 
             compare = partial(compare_benchmark, self.windows, item)
-        attach(benchmark, self.recorder, compare)
+        attach(benchmark, self.recorder, compare, refuse)
         plan.times_nothing = bool(benchmark.disabled)
 
     def begin(self, item: pytest.Item, plan: Plan) -> None:

@@ -234,15 +234,18 @@ def _after_the_first(
 
             counted: CallCount = yield count_calls(call, threads=_threads_of(client))
             found.calls = counted.calls
-    if alone and windows is not None and first.span is not None:
-        looked_at = _checked(call, check, awaited=first.awaited) if group == "http" else call
+    if first.span is None:
+        return
+    name = first.span.name
+    looked_at = _checked(call, check, awaited=first.awaited) if group == "http" else call
+    turnstile = job.guard.turnstile
+    if turnstile is not None and alone:
+        yield from turnstile.take(job.item, name, looked_at, awaited=first.awaited)
+    elif turnstile is not None:
+        turnstile.decline(job.item, name, "calls that run at once are not compared")
+    if alone and windows is not None:
         found.taken = yield from windows.take(
-            job.item,
-            first.span.name,
-            looked_at,
-            metrics=group,
-            client=client,
-            awaited=first.awaited,
+            job.item, name, looked_at, metrics=group, client=client, awaited=first.awaited
         )
 
 

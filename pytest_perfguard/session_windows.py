@@ -146,7 +146,7 @@ class SessionWindows:
         visit.number += 1
         for report in runtestprotocol(item.test, log=False, nextitem=nextitem):
             if not (report.passed or visit.problem):
-                visit.problem = _in_a_line(report)
+                visit.problem = in_a_line(report)
         return True
 
     @pytest.hookimpl(tryfirst=True)
@@ -278,7 +278,7 @@ def _place(item: pytest.Item) -> tuple[object, ...]:
     return (item.path, outliving)
 
 
-def _in_a_line(report: pytest.TestReport) -> str:
+def in_a_line(report: pytest.CollectReport | pytest.TestReport) -> str:
     """Return why a run did not pass."""
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])

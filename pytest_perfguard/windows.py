@@ -161,7 +161,7 @@ def _run(job: _Job) -> Readings:
     __tracebackhide__ = True
     for number in job.warmup(1):
         job.runs[number]()
-    with _frozen(), _queue() as queued:
+    with frozen(), _queue() as queued:
         for order in job.rounds():
             for number in order:
                 _time(job, number, queued)
@@ -193,7 +193,7 @@ async def _run_async(job: _Job, pending: Awaitable[Any]) -> Readings:
         result = job.runs[number]()
         if job.awaits[number]:
             await result
-    with _frozen(), _queue() as queued:
+    with frozen(), _queue() as queued:
         for order in job.rounds():
             for number in order:
                 await _time_async(job, number, queued)
@@ -216,7 +216,7 @@ async def _time_async(job: _Job, number: int, queued: Callable[[], int]) -> None
 
 
 @contextmanager
-def _frozen() -> Iterator[None]:
+def frozen() -> Iterator[None]:
     """Keep the garbage collector from walking through what is there already."""
     gc.collect()
     # Whoever has frozen everything keeps it so: it could not be told from ours afterwards.

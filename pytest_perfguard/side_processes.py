@@ -1,0 +1,198 @@
+"""Processes that run the tests of a side, and what is left of them when everything has ended.
+
+Each is the leader of a group of its own, so that Ctrl-C reaches only the coordinator, and whatever
+its tests have started ends with it. A guardian, which does nothing but wait for the coordinator's
+end, ends the groups that are left then: also where it was killed and could do nothing any more.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Self
+
+from pytest_perfguard.errors import DuetError
+from pytest_perfguard.sides import Side
+from pytest_perfguard.wire import DESCRIPTOR, SIDE, Wire
+
+_MAX_OUTPUT = 2_000
+_PATIENCE = 5.0
+_EVERY = 0.02
+# Its input ends when there is no process left that holds the other end.
+_GUARDIAN = """
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+groups = set()
+for line in sys.stdin:
+    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+def send(number):
+    for group in list(groups):
+        try:
+            os.killpg(group, number)
+        except OSError:
+            groups.discard(group)
+send(signal.SIGINT)
+end = time.monotonic() + 2
+while groups and time.monotonic() < end:
+    time.sleep(0.02)
+    send(0)
+send(signal.SIGKILL)
+"""
+# What another pytest has told its own processes.
+_NOT_PASSED_ON = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT")
+
+
+class Guardian:
+    """Ends groups of processes when this process has ended."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - our own text
+            [sys.executable, "-I", "-S", "-c", _GUARDIAN],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=os.sep,
+            start_new_session=True,
+            encoding="ascii",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait()
+
+    def watch(self, group: int) -> None:
+        """End that group if this process ends before it says otherwise."""
+        self._tell(f"+{group}")
+
+    def forget(self, group: int) -> None:
+        """Leave a group alone that has ended: its number may become that of another."""
+        self._tell(f"-{group}")
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        # Without a guardian the processes still end with this one, if it can end them.
+        with suppress(OSError):
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+
+
+class SideProcess:
+    """A pytest that runs the tests of one side, with a turnstile.
+
+    Attributes:
+        side: which one.
+        wire: what it says.
+    """
+
+    def __init__(self, side: Side, arguments: Sequence[str], guardian: Guardian) -> None:
+        if not hasattr(socket, "AF_UNIX") or not hasattr(os, "killpg"):
+            raise DuetError("two sides can be timed on Linux and macOS only")
+        self.side = side
+        self._guardian = guardian
+        # It has no name that would have to be removed.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
+        ours, theirs = socket.socketpair()
+        environment = {n: value for n, value in os.environ.items() if n not in _NOT_PASSED_ON}
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - the user's own tests
+                [str(side.python), "-m", "pytest", "-p", "pytest_perfguard.turnstile", *arguments],
+                cwd=side.folder,
+                env={
+                    **environment,
+                    SIDE: side.label,
+                    **side.environment,
+                    DESCRIPTOR: str(theirs.fileno()),
+                },
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            self._output.close()
+            raise DuetError(f"{side.label}: {side.python} cannot be started: {error}") from None
+        finally:
+            theirs.close()
+        self.wire = Wire(ours)
+        guardian.watch(self._process.pid)
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return self.side.label
+
+    def ended(self, seconds: float) -> bool:
+        """Wait for its end; return whether it has come in that time."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def how_ended(self) -> str:
+        """Say how it has ended, for one whose wire has."""
+        self.ended(_PATIENCE)
+        code = self._process.returncode
+        if code is None:
+            return "has closed its wire"
+        if code >= 0:
+            return f"ended with exit code {code}"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return f"was killed ({name})"
+
+    def output(self) -> str:
+        """Return the end of what it has printed."""
+        self._output.seek(0, os.SEEK_END)
+        self._output.seek(max(0, self._output.tell() - _MAX_OUTPUT))
+        return self._output.read().decode("utf-8", "replace").strip()
+
+    def interrupt(self) -> None:
+        """Ask it to clean up and end."""
+        if self._process.poll() is None:
+            with suppress(OSError):
+                self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> None:
+        """End it with all that it has started."""
+        with suppress(OSError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._guardian.forget(self._process.pid)
+        self.wire.close()
+        self._output.close()
+
+
+def end_all(processes: Iterable[SideProcess], *, politely: bool) -> None:
+    """End processes.
+
+    Args:
+        politely: let them clean up before, for a limited time.
+    """
+    started = list(processes)
+    try:
+        if politely:
+            for process in started:
+                process.interrupt()
+            end = time.monotonic() + _PATIENCE
+            while time.monotonic() < end and not all(one.ended(_EVERY) for one in started):
+                pass
+    finally:
+        for process in started:
+            process.end()
