@@ -28,8 +28,9 @@ from pytest_perfguard.model import Record, Run
 from pytest_perfguard.moved import what_moved
 from pytest_perfguard.revisions import Repository, Revision, workspace
 from pytest_perfguard.runs import make_run
-from pytest_perfguard.side_runs import Observed, SideRuns, origins, set_up, with_reports
+from pytest_perfguard.side_runs import UNJUDGED, Observed, SideRuns, origins, set_up, with_reports
 from pytest_perfguard.sides import Side
+from pytest_perfguard.wire import SIDE
 
 # How a step is told: what it does, how much of it is done, and how much there is (0: unknown).
 Tell = Callable[[str, int, int], object]
@@ -191,7 +192,7 @@ class _Comparing:
         search = [str(tool), *filter(None, [known]), *map(str, self._roots(label))]
         environment = {
             guardian.MARKER: str(self._work),
-            "PERFGUARD_SIDE": label,
+            SIDE: label,
             "PERFGUARD_AB_CHECKOUT": str(self._folder),
             "PYTHONPATH": os.pathsep.join(search),
             "PYTEST_ADDOPTS": self._addopts(()),
@@ -340,7 +341,9 @@ class _Comparing:
             return {}, None
         floor = None
         if self._wish.self_check:
-            same = (replace(sides["head"], label="base"), sides["head"])
+            environment = {**sides["head"].environment, SIDE: "base"}
+            again = replace(sides["head"], label="base", environment=environment)
+            same = (again, sides["head"])
             floor = noise_floor(self._duets(same, tests, "timing head against itself").values())
         pair = (sides["base"], sides["head"])
         results = self._duets(pair, tests, "timing", floor)
@@ -364,7 +367,7 @@ class _Comparing:
         results = run_duets(
             (reporting[0], reporting[1]),
             tests,
-            pytest_args=self._runs.arguments,
+            pytest_args=(*self._runs.arguments, *UNJUDGED),
             on_progress=progress,
             noise_floor=floor,
         )

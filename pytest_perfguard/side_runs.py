@@ -17,10 +17,10 @@ from pytest_perfguard.runs import read_run
 from pytest_perfguard.sides import Side
 
 # The two revisions are judged by each other alone.
-_UNJUDGED = (
+UNJUDGED = (
     "--perfguard-baseline=off", "--perfguard-level=warn", "--perfguard-unproven=warn",
-    "--perfguard-time=off", "--maxfail=0", "--continue-on-collection-errors",
-)  # fmt: skip
+)
+_WHOLE = ("--perfguard-time=off", "--maxfail=0", "--continue-on-collection-errors")  # fmt: skip
 _WRONG_USAGE, _NOTHING_COLLECTED = 4, 5
 _EVERY = 0.1
 _MAX_OUTPUT = 2_000
@@ -81,7 +81,7 @@ class SideRuns:
         result = folder / "run.json"
         output, code = self._run(
             side, folder, tests, "--perfguard", f"--perfguard-json={result}",
-            "--perfguard-profile=never", *_UNJUDGED,
+            "--perfguard-profile=never", *UNJUDGED, *_WHOLE,
         )  # fmt: skip
         if code == _WRONG_USAGE:
             raise RevisionError(f"pytest refuses its arguments on the side {side.label}:\n{output}")
@@ -105,7 +105,7 @@ class SideRuns:
         folder = self.folder(f"{side.label}-profiles")
         output, code = self._run(
             side, folder, tests, "--perfguard", "--perfguard-profile=all",
-            f"--perfguard-artifacts={folder}", *_UNJUDGED,
+            f"--perfguard-artifacts={folder}", *UNJUDGED, *_WHOLE,
         )  # fmt: skip
         if not folder.joinpath("profiles").is_dir():
             raise ComparisonError(_no_result(side, code, output))
@@ -131,7 +131,7 @@ class SideRuns:
             process = subprocess.Popen(  # noqa: S603 - the user's pytest
                 [str(side.python), "-m", "pytest", "-p", "no:cacheprovider", *arguments],
                 cwd=side.folder,
-                env={**os.environ, **environment},
+                env={**_environment(), **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -146,6 +146,12 @@ class SideRuns:
                 with suppress(OSError):
                     self.on_test(progress.stat().st_size)
         return output.read_text("utf-8", "replace").strip()[-_MAX_OUTPUT:], code
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment, without what another pytest has told its own processes."""
+    told = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST")
+    return {name: value for name, value in os.environ.items() if not name.startswith(told)}
 
 
 def with_reports(side: Side, folder: Path) -> Side:
