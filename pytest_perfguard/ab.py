@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-import pytest_perfguard
-from pytest_perfguard import guardian, side_plugin, trees
+from pytest_perfguard import trees
 from pytest_perfguard.ab_results import Apart, Compared, Comparison, Counts, not_pinned
 from pytest_perfguard.arguments import relative, stripped, without_place
 from pytest_perfguard.count_changes import compare_counts
 from pytest_perfguard.duet import DuetResult, Verdict, noise_floor
 from pytest_perfguard.errors import ComparisonError, RevisionError
-from pytest_perfguard.model import Record, Run
+from pytest_perfguard.model import Run
 from pytest_perfguard.moved import what_moved
+from pytest_perfguard.observed import Observed, is_busy, is_timed, not_comparable
 from pytest_perfguard.revisions import Repository, Revision, workspace
 from pytest_perfguard.runs import make_run
-from pytest_perfguard.side_runs import UNJUDGED, Observed, SideRuns, origins, set_up, with_reports
+from pytest_perfguard.side_runs import UNJUDGED, SideRuns, origins, with_reports
+from pytest_perfguard.side_setup import make_side, ready, set_up, with_options, with_settings
 from pytest_perfguard.sides import Side
 from pytest_perfguard.wire import SIDE
 
@@ -107,17 +104,22 @@ class _Comparing:
         if self._wish.setup:
             for label, side in sides.items():
                 self._tell(f"setting up {label}", 0, 0)
-                sides[label] = _ready(set_up(side, self._wish.setup, self._work))
+                sides[label] = ready(set_up(side, self._wish.setup, self._work))
         after = self._count(sides["head"], "counting", self._place)
         self._share_tests(after)
-        sides = {label: self._placed(side, after) for label, side in sides.items()}
+        sides = {
+            label: with_settings(side, self._trees[label], after, self._trees["head"])
+            for label, side in sides.items()
+        }
         before = self._count(sides["base"], "counting", (), len(after.endings))
         shared, idle = self._comparable(before, after)
-        counts = {name: compare_counts([before.records[name]], [after.records[name]]) for name in shared}
+        counts = {
+            name: compare_counts([before.records[name]], [after.records[name]]) for name in shared
+        }
         unsteady: list[Apart] = []
         if any(each.differ for each in counts.values()):
             counts, unsteady = self._count_again(sides, before, after, counts)
-        duets, floor = self._time(sides, [n for n in counts if _is_timed(before, after, n)])
+        duets, floor = self._time(sides, [n for n in counts if is_timed(before, after, n)])
         compared = [
             Compared(name, found, tuple(duets.get(name, ()))) for name, found in counts.items()
         ]
@@ -127,7 +129,9 @@ class _Comparing:
             head=str(head),
             notes=tuple(self._notes),
             compared=tuple(sorted(compared, key=lambda test: test.nodeid)),
-            apart=tuple(sorted([*_apart(before, after), *unsteady], key=lambda each: each.nodeid)),
+            apart=tuple(
+                sorted([*self._apart(before, after), *unsteady], key=lambda each: each.nodeid)
+            ),
             idle=tuple(idle),
             runs=(_run(before, base), _run(after, head)),
             noise_floor=floor,
@@ -146,12 +150,13 @@ class _Comparing:
                 f"the wrong way round: to leave them out, compare with "
                 f"$(git merge-base {base.name} {self._wish.head or 'HEAD'})"
             )
-        if self._wish.head and head.commit == self._repository.resolve("HEAD").commit:
-            if changes := len(self._repository.changes()):
-                self._notes.append(
-                    f"what is not committed ({changes:,} file{'' if changes == 1 else 's'}) is left "
-                    f"out, since {self._wish.head} was named"
-                )
+        changes = len(self._repository.changes()) if self._wish.head else 0
+        if changes and head.commit == self._repository.resolve("HEAD").commit:
+            s = "" if changes == 1 else "s"
+            self._notes.append(
+                f"what is not committed ({changes:,} file{s}) is left out, since "
+                f"{self._wish.head} was named"
+            )
 
     def _check_out(self, base: Revision, head: Revision) -> None:
         self._tell("checking out both revisions", 0, 0)
@@ -179,33 +184,15 @@ class _Comparing:
         return trees.import_roots(self._inside(label), self._wish.paths)
 
     def _side(self, label: str) -> Side:
-        checkout, tree = self._repository.top, self._trees[label]
-        tool = self._work / "tool"
-        if not tool.exists():
-            tool.mkdir()
-            with suppress(OSError):
-                # First on the path: neither side's environment, nor its tree, brings its own.
-                tool.joinpath("pytest_perfguard").symlink_to(
-                    Path(pytest_perfguard.__file__).parent, target_is_directory=True
-                )
-        known = trees.moved_path(os.environ.get("PYTHONPATH", ""), checkout, tree)
-        search = [str(tool), *filter(None, [known]), *map(str, self._roots(label))]
-        environment = {
-            guardian.MARKER: str(self._work),
-            SIDE: label,
-            "PERFGUARD_AB_CHECKOUT": str(self._folder),
-            "PYTHONPATH": os.pathsep.join(search),
-            "PYTEST_ADDOPTS": self._addopts(()),
-            side_plugin.VARIABLE: side_plugin.described(
-                self._work, [*self._trees.values(), checkout], sorted(self._names)
-            ),
-        }
-        return Side(label, self._inside(label), Path(sys.executable), environment)
-
-    @staticmethod
-    def _addopts(more: Iterable[str]) -> str:
-        own = shlex.join(["-p", side_plugin.PLUGIN, *more])
-        return f"{os.environ.get('PYTEST_ADDOPTS', '')} {own}".strip()
+        return make_side(
+            label,
+            self._inside(label),
+            workspace=self._work,
+            checkout=self._repository.top,
+            asked_in=self._folder,
+            roots=self._roots(label),
+            names=self._names,
+        )
 
     def _share_tests(self, after: Observed) -> None:
         """Put head's tests into base, and keep in mind which these are."""
@@ -220,32 +207,11 @@ class _Comparing:
             self._tests = trees.test_paths(head, after.files, after.conftests)
         trees.overlay(head, base, self._tests)
 
-    def _placed(self, side: Side, after: Observed) -> Side:
-        """Return a side whose pytest has the settings of head, in the same place."""
-        head, tree = self._trees["head"], self._trees[side.label]
-        options = []
-        if after.root.is_relative_to(head):
-            options.append(f"--rootdir={tree / after.root.relative_to(head)}")
-        if after.ini is not None and after.ini.is_relative_to(head):
-            own = tree / after.ini.relative_to(head)
-            if own != after.ini and not trees.same_settings(after.ini, own):
-                if after.ini.name.lstrip(".").startswith("pytest."):
-                    shutil.copy2(after.ini, own)
-                else:
-                    # What else is in such a file is about the code, which has its own.
-                    own = own.with_name(f"perfguard-{after.ini.name.lstrip('.')}")
-                    shutil.copy2(after.ini, own)
-            options += ["-c", str(own)]
-        return replace(
-            side, environment={**side.environment, "PYTEST_ADDOPTS": self._addopts(options)}
-        )
-
     # -- counts ------------------------------------------------------------------------------
 
     def _count(self, side: Side, what: str, place: Sequence[str], total: int = 0) -> Observed:
         if place:
-            options = {"PYTEST_ADDOPTS": self._addopts(place)}
-            side = replace(side, environment={**side.environment, **options})
+            side = with_options(side, place)
         told = f"{what} {side.label}"
         self._tell(told, 0, total)
         self._runs.on_test = lambda done: self._tell(told, done, total)
@@ -255,7 +221,9 @@ class _Comparing:
                 path, error = next(iter(observed.collect_errors.items()))
                 raise ComparisonError(f"no test of head could be collected: {path}: {error}")
             shown = shlex.join(self._wish.arguments) or "without arguments"
-            raise ComparisonError(f"no test was found in head by pytest {shown}: name some after --")
+            raise ComparisonError(
+                f"no test was found in head by pytest {shown}: name some after --"
+            )
         if observed.endings:
             self._prove(side.label, observed.origins, observed.files | observed.conftests)
         return observed
@@ -272,7 +240,9 @@ class _Comparing:
         All tests run again, since what one counts may depend on those before it.
         """
         total = len(after.endings)
-        again = {label: self._count(side, "counting again", (), total) for label, side in sides.items()}
+        again = {
+            label: self._count(side, "counting again", (), total) for label, side in sides.items()
+        }
         found, unsteady = {}, []
         for name, first in counts.items():
             seconds = [again[label].records.get(name) for label in ("base", "head")]
@@ -297,17 +267,27 @@ class _Comparing:
         found = [
             name
             for name in both
-            if _is_timed(before, after, name)
-            or any(_is_busy(side.records[name]) for side in (before, after))
+            if is_timed(before, after, name)
+            or any(is_busy(side.records[name]) for side in (before, after))
         ]
         if not found:
-            apart = _apart(before, after)
+            apart = self._apart(before, after)
             reasons = [f"  {each.nodeid}: {each.reason}" for each in apart[:_MAX_NAMED]]
             idle = f"{len(both):,} that pass on both sides do nothing that is counted or timed"
             raise ComparisonError(
                 "\n".join(["no test can be compared:", *reasons, *([f"  {idle}"] if both else [])])
             )
         return found, [name for name in both if name not in found]
+
+    def _apart(self, before: Observed, after: Observed) -> list[Apart]:
+        """Return what cannot be compared; reasons name files as they are in a tree."""
+        found = []
+        for each in not_comparable(before, after):
+            reason = each.reason
+            for tree in self._trees.values():
+                reason = reason.replace(f"{tree}{os.sep}", "")
+            found.append(replace(each, reason=reason))
+        return found
 
     def _prove(
         self, label: str, loaded: Iterable[Mapping[str, str]], tests: Iterable[Path] = ()
@@ -414,94 +394,6 @@ _REMEDY = (
 )
 
 
-def _ready(side: Side) -> Side:
-    """Return a side whose own environment comes first, if pytest and perfguard are in it.
-
-    Raises:
-        ComparisonError: if they are not.
-    """
-    if side.python == Path(sys.executable):
-        return side
-    environment = {
-        **side.environment,
-        "VIRTUAL_ENV": str(side.python.parent.parent),
-        "PATH": f"{side.python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    found = subprocess.run(  # noqa: S603 - the side's own Python
-        [str(side.python), "-c", _ASKS],
-        cwd=side.folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    if found.returncode:
-        last = (found.stderr.strip().splitlines() or ["it ended without a word"])[-1]
-        raise ComparisonError(
-            f"the environment of {side.label} cannot run the tests: {last}: let --setup install "
-            "pytest-perfguard into it, too"
-        )
-    return replace(side, environment=environment)
-
-
-_ASKS = "import filelock, pytest; from importlib.metadata import version; version('pytest-perfguard')"
-
-
-def _is_timed(before: Observed, after: Observed, nodeid: str) -> bool:
-    return all(
-        any(span.timing is not None for span in side.records[nodeid].span.walk())
-        for side in (before, after)
-    )
-
-
-def _is_busy(record: Record) -> bool:
-    return any(tally.count for span in record.span.walk() for tally in span.tallies)
-
-
-def _apart(before: Observed, after: Observed) -> list[Apart]:
-    """Return what cannot be compared, with the reason."""
-    found = [
-        Apart(path, f"cannot be collected in head: {error}")
-        for path, error in after.collect_errors.items()
-    ]
-    found += [
-        Apart(path, f"cannot be collected with the code of base: {error}")
-        for path, error in before.collect_errors.items()
-        if path not in after.collect_errors
-    ]
-    broken = {each.nodeid for each in found}
-    for nodeid in before.endings.keys() | after.endings.keys():
-        was, now = before.endings.get(nodeid), after.endings.get(nodeid)
-        if (was is None or now is None) and nodeid.partition("::")[0] in broken:
-            continue
-        if reason := _reason(was, now):
-            found.append(Apart(nodeid, reason))
-        elif nodeid not in before.records or nodeid not in after.records:
-            found.append(Apart(nodeid, "is not measured"))
-    return found
-
-
-def _reason(was: str | None, now: str | None) -> str:
-    match was, now:
-        case None, _:
-            return "exists in head only"
-        case _, None:
-            return "exists in base only"
-        case "passed", "passed":
-            return ""
-        case "passed", _:
-            return f"passes in base only; in head: {now}"
-        case _, "passed":
-            return f"passes in head only; in base: {was}"
-        case _ if was == now:
-            return f"on both sides: {now}"
-    return f"in base: {was}; in head: {now}"
-
-
 def _run(observed: Observed, revision: Revision) -> Run:
     source = {"commit": revision.commit, **({"dirty": "yes"} if revision.changes else {})}
     return make_run(observed.records.values(), source=source, tests=len(observed.endings))
-
-

@@ -49,7 +49,9 @@ def _split(
 
 def relative(argument: str, checkout: Path, folder: Path) -> str:
     """Return an argument with a path inside a checkout as it is relative to a folder of it."""
-    option, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    option, equals, value = (
+        argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    )
     path, colons, name = value.partition("::")
     if os.path.isabs(path) and Path(path).is_relative_to(checkout):  # noqa: PTH117 - it may be no path
         value = f"{os.path.relpath(path, folder)}{colons}{name}"

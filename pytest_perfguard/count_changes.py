@@ -51,10 +51,8 @@ def compare_counts(base: Sequence[Record], head: Sequence[Record], where: str = 
         if verdict.status is Status.CHANGED and not changes:
             continue
         if verdict.status is Status.UNPROVEN:
-            verdict = replace(
-                verdict, changes=kept, reason="nothing of the kind was observed in head any more"
-            )
-            verdicts.append(verdict)
+            reason = "nothing of the kind was observed in head any more"
+            verdicts.append(replace(verdict, changes=kept, reason=reason))
         else:
             verdicts.append(replace(verdict, changes=changes))
     return Counts(

@@ -87,7 +87,9 @@ class Repository:
         """
         if name.startswith("-"):
             raise RevisionError(f"{name!r} is no revision: name a branch, a tag or a commit")
-        found = self._try("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        found = self._try(
+            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}"
+        )
         if found.returncode:
             raise RevisionError(f"there is no revision {name!r} here: {self._remedy(name)}")
         return Revision(name, found.stdout.strip())
@@ -236,7 +238,9 @@ def workspace(repository: Repository) -> Iterator[Path]:
             if watcher is not None:
                 watcher.communicate()
     if problems:
-        raise ComparisonError(f"not all could be removed: {'; '.join(problems)}: remove it yourself")
+        raise ComparisonError(
+            f"not all could be removed: {'; '.join(problems)}: remove it yourself"
+        )
 
 
 def clear_leftovers(repository: Repository) -> None:
@@ -285,9 +289,7 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Let no signal stop what is inside; who kills the process has the guardian do the rest."""
-    numbers = [
-        getattr(signal, name) for name in ("SIGINT", *_ENDING) if hasattr(signal, name)
-    ]
+    numbers = [getattr(signal, name) for name in ("SIGINT", *_ENDING) if hasattr(signal, name)]
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield

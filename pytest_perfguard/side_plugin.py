@@ -99,10 +99,10 @@ class _Report:
         known = self._outcomes.setdefault(report.nodeid, {})
         if report.when == "setup":
             known.clear()
-        said = report.outcome
+        said: str = report.outcome
         if hasattr(report, "wasxfail"):
             said = "xfailed" if report.skipped else "xpassed"
-        known[report.when or ""] = said if report.passed else f"{said}: {_last_line(report)}"
+        known[report.when] = said if report.passed else f"{said}: {_last_line(report)}"
         if report.when == "teardown":
             with self._folder.joinpath(PROGRESS).open("a", encoding="ascii") as file:
                 file.write(".")

@@ -9,47 +9,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pytest_perfguard import guardian, side_plugin
 from pytest_perfguard.errors import ComparisonError, RevisionError, RunFileError
-from pytest_perfguard.model import Record
+from pytest_perfguard.observed import Observed, observed
 from pytest_perfguard.runs import read_run
 from pytest_perfguard.sides import Side
 
 # The two revisions are judged by each other alone.
 UNJUDGED = (
-    "--perfguard-baseline=off", "--perfguard-level=warn", "--perfguard-unproven=warn",
+    "--perfguard-baseline=off",
+    "--perfguard-level=warn",
+    "--perfguard-unproven=warn",
 )
 _WHOLE = ("--perfguard-time=off", "--maxfail=0", "--continue-on-collection-errors")  # fmt: skip
 _WRONG_USAGE, _NOTHING_COLLECTED = 4, 5
 _EVERY = 0.1
 _MAX_OUTPUT = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What a run of pytest on a side has shown.
-
-    Attributes:
-        records: of tests that passed, by node id.
-        endings: how each test ended, by node id: ``passed``, or why it did not.
-        collect_errors: why files could not be collected, by path.
-        origins: file of each module of interest, by name; of those that processes of the run have
-            loaded from different files, all of them.
-        files: of the tests that were found.
-        conftests: that were loaded.
-        root: pytest's root directory.
-        ini: the file that pytest was configured by; None if there is none.
-    """
-
-    records: Mapping[str, Record]
-    endings: Mapping[str, str]
-    collect_errors: Mapping[str, str]
-    origins: tuple[Mapping[str, str], ...]
-    files: frozenset[Path]
-    conftests: frozenset[Path]
-    root: Path
-    ini: Path | None
 
 
 @dataclass(slots=True)
@@ -92,9 +69,9 @@ class SideRuns:
             run = read_run(result)
         except RunFileError:
             if code == _NOTHING_COLLECTED or not any(each["tests"] for each in told):
-                return _observed((), told)
+                return observed((), told)
             raise ComparisonError(_no_result(side, code, output)) from None
-        return _observed(run.records, told)
+        return observed(run.records, told)
 
     def profile(self, side: Side, tests: Iterable[str]) -> Path:
         """Profile some tests of a side, and return the folder with the profiles.
@@ -168,68 +145,9 @@ def origins(folder: Path) -> tuple[Mapping[str, str], ...]:
     return tuple(each["origins"] for each in _told(folder))
 
 
-def _told(folder: Path) -> list[dict[str, object]]:
+def _told(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_bytes()) for path in sorted(folder.glob("process-*.json"))]
 
 
 def _no_result(side: Side, code: int, output: str) -> str:
     return f"pytest (exit code {code}) gave no result on the side {side.label}:\n{output}"
-
-
-def _observed(records: Iterable[Record], told: Sequence[Mapping[str, object]]) -> Observed:
-    endings: dict[str, str] = {}
-    for each in told:
-        for nodeid, phases in each["outcomes"].items():
-            endings[nodeid] = _ending(phases)
-    first = told[0]
-    return Observed(
-        records={r.nodeid: r for r in records if endings.get(r.nodeid) == "passed"},
-        endings=endings,
-        collect_errors={k: v for each in told for k, v in each["collect_errors"].items()},
-        origins=tuple(each["origins"] for each in told),
-        files=frozenset(Path(file) for each in told for file in each["tests"].values()),
-        conftests=frozenset(Path(file) for each in told for file in each["conftests"]),
-        root=Path(first["root"]),
-        ini=Path(first["ini"]) if first["ini"] else None,
-    )
-
-
-def _ending(phases: Mapping[str, str]) -> str:
-    """Return how a test ended: the first of its phases that did not pass tells."""
-    for phase, said in phases.items():
-        if said != "passed":
-            return said if phase == "call" or said.startswith("skipped") else f"{phase} {said}"
-    return "passed" if "call" in phases else "it did not run"
-
-
-def set_up(side: Side, command: str, workspace: Path) -> Side:
-    """Run a command of the user's on a side, and use the ``.venv`` that it may have made.
-
-    Raises:
-        ComparisonError: if it fails.
-    """
-    process = subprocess.Popen(  # noqa: S602 - the user's own command, as a shell understands it
-        command,
-        shell=True,
-        cwd=side.folder,
-        env={**os.environ, **side.environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    )
-    guardian.note_group(workspace, process.pid)
-    output, _ = process.communicate()
-    if process.returncode:
-        raise ComparisonError(
-            f"--setup failed on the side {side.label} (exit code {process.returncode}):\n"
-            f"{output.strip()[-_MAX_OUTPUT:]}"
-        )
-    for python in (".venv/bin/python", ".venv/Scripts/python.exe"):
-        if (side.folder / python).exists():
-            return Side(side.label, side.folder, side.folder / python, side.environment)
-    return side
-
-

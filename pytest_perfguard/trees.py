@@ -19,8 +19,9 @@ from typing import Any
 
 _TEST_FOLDERS = ("tests", "test")
 _LOCK_FILES = (
-    "uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "pixi.lock", "pylock.toml", "conda-lock.yml",
-    "environment.yml", "requirements*.txt", "requirements/*.txt", "constraints*.txt", "Pipfile",
+    "uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", "Pipfile", "pixi.lock", "pylock.toml",
+    "conda-lock.yml", "environment.yml", "requirements*.txt", "requirements/*.txt",
+    "constraints*.txt",
 )  # fmt: skip
 # What a project depends on, in pyproject.toml.
 _DEPENDENCIES = (
@@ -147,9 +148,7 @@ def test_paths(root: Path, files: Iterable[Path], conftests: Iterable[Path]) -> 
         path = PurePosixPath(file.relative_to(root).as_posix())
         folders = [parent for parent in path.parents if parent.name in _TEST_FOLDERS]
         found.add(folders[-1] if folders else path)
-    return sorted(
-        path for path in found if not any(other in path.parents for other in found)
-    )
+    return sorted(path for path in found if not any(other in path.parents for other in found))
 
 
 def overlay(source: Path, target: Path, paths: Iterable[PurePosixPath]) -> None:
@@ -162,7 +161,9 @@ def overlay(source: Path, target: Path, paths: Iterable[PurePosixPath]) -> None:
             ours.unlink(missing_ok=True)
         ours.parent.mkdir(parents=True, exist_ok=True)
         if theirs.is_dir() and not theirs.is_symlink():
-            shutil.copytree(theirs, ours, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                theirs, ours, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+            )
         elif theirs.exists():
             shutil.copy2(theirs, ours, follow_symlinks=False)
 
@@ -180,7 +181,9 @@ def _settings(file: Path) -> object:
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".toml":
         data = tomllib.loads(text)
-        return data if file.name in {"pytest.toml", ".pytest.toml"} else _at(data, ("tool", "pytest"))
+        return (
+            data if file.name in {"pytest.toml", ".pytest.toml"} else _at(data, ("tool", "pytest"))
+        )
     parser = configparser.RawConfigParser()
     parser.read_string(text)
     sections = ("pytest", "tool:pytest")

@@ -176,4 +176,8 @@ def _how_far(done: int, total: int, seconds: float) -> str:
     if seconds < _SURE_AFTER or done >= total:
         return told
     left = seconds / done * (total - done)
-    return f"{told}, about " + (f"{left / 60:.0f} min" if left > _MINUTES else f"{left:.0f} s") + " left"
+    return (
+        f"{told}, about "
+        + (f"{left / 60:.0f} min" if left > _MINUTES else f"{left:.0f} s")
+        + " left"
+    )

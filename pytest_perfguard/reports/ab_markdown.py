@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from html import escape
 
 from pytest_perfguard import duet
 from pytest_perfguard.ab_results import BY_STATUS, BY_VERDICT, Compared, Comparison, Grade
@@ -41,12 +42,12 @@ def markdown(comparison: Comparison) -> str:
             lines += ["", f"... and {len(rows) - _MAX_ROWS:,} more."]
     failing = [test for test in comparison.compared if any(g.fails for g in test.grades)]
     for test in failing[:_MAX_EXPLAINED]:
-        title = f"{_plain(test.nodeid)}: {' and '.join(worse(test))}"
+        title = f"{test.nodeid}: {' and '.join(worse(test))}"
         lines += _folded(title, explained(test), is_open=len(failing) == 1)
     others = [test for test in comparison.compared if test not in failing]
     for test in others[:_MAX_EXPLAINED]:
         if told := brief(test):
-            lines += _folded(f"{_plain(test.nodeid)}: {test.grade}", told)
+            lines += _folded(f"{test.nodeid}: {test.grade}", told)
     if comparison.apart:
         told = [f"{each.nodeid}: {each.reason}" for each in comparison.apart]
         lines += _folded(f"{len(told):,} not comparable", told)
@@ -57,7 +58,8 @@ def _rows(test: Compared) -> Iterable[str]:
     name = _code(test.nodeid)
     for verdict in test.counts.verdicts:
         sign = _SIGNS[BY_STATUS[verdict.status]]
-        yield f"| {sign} | {name} | {verdict.metric} | {_plain(change(verdict))} |"
+        values = _plain(change(verdict).replace("->", "→"))
+        yield f"| {sign} | {name} | {verdict.metric} | {values} |"
     for each in test.duets:
         if each.verdict is not duet.Verdict.SAME:
             sign = _SIGNS[BY_VERDICT[each.verdict]]
@@ -74,7 +76,7 @@ def _folded(title: str, lines: Sequence[str], *, is_open: bool = False) -> list[
     opened = " open" if is_open else ""
     return [
         "",
-        f"<details{opened}><summary>{title}</summary>",
+        f"<details{opened}><summary>{escape(visible(title))}</summary>",
         "",
         fence,
         body,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from pytest_perfguard import duet
-from pytest_perfguard.ab_results import Comparison, Compared, Grade
+from pytest_perfguard.ab_results import Compared, Comparison, Grade
 from pytest_perfguard.duet import DuetResult
 from pytest_perfguard.reports.ab_text import about_times, brief, explained
 from pytest_perfguard.units import Unit, show
@@ -30,7 +30,7 @@ figure { margin: 1rem 0; } figcaption { overflow-wrap: anywhere; }
 svg.times rect { fill-opacity: .45; stroke: none; } svg.times { max-width: 100%; height: auto; }
 svg.times text { fill: currentColor; font: 11px system-ui, sans-serif; stroke: none; }
 .key { font-weight: 600; } .key.base { color: var(--base); } .key.head { color: var(--head); }
-.flame { overflow-x: auto; background: #fff; } .worse h2 { color: #c0392b; }
+iframe { width: 100%; height: 36rem; border: 1px solid var(--line); } .worse h2 { color: #c0392b; }
 """
 
 
@@ -44,7 +44,7 @@ def page(comparison: Comparison) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
-        f'<h1><span class="key base">{_text(comparison.base)}</span> against '
+        f'<h1><span class="key base">{_text(comparison.base)}</span> against',
         f'<span class="key head">{_text(comparison.head)}</span></h1>',
         f"<p>{_text(comparison.totals)}</p>",
         *_list([*comparison.notes, *about_times(comparison)]),
@@ -70,10 +70,9 @@ def _section(test: Compared) -> Iterable[str]:
             yield from _distributions(each)
     for moved in test.moved:
         if moved.picture:
-            # It is our own drawing, in which names are escaped; without the XML declaration.
-            drawing = moved.picture[moved.picture.index("<svg") :]
-            yield f'<figure class="flame">{drawing}<figcaption>{_text(moved.call)}: what moved'
-            yield "</figcaption></figure>"
+            # A document of its own: its style and its script are about nothing else.
+            yield f'<figure><iframe title="What moved" srcdoc="{escape(moved.picture)}"></iframe>'
+            yield f"<figcaption>{_text(moved.call)}: what moved</figcaption></figure>"
     yield "</section>"
 
 
@@ -83,8 +82,9 @@ def _distributions(result: DuetResult) -> Iterable[str]:
     if not base or not head:
         return
     effects = ", ".join(f"{100 * effect:+.1f} %" for effect in (result.cpu or _NONE).effects)
-    yield f"<figure>{histograms(base, head)}<figcaption>{_text(result.call)}: {_text(result.text)}; "
+    yield f"<figure>{histograms(base, head)}<figcaption>{_text(result.call)}:"
     yield (
+        f"{_text(result.text)}; "
         f'CPU time of a call, <span class="key base">base {_median(base)}</span>, '
         f'<span class="key head">head {_median(head)}</span>; {len(base):,} pairs of blocks, '
         f"{_text(effects)}</figcaption></figure>"
@@ -125,7 +125,7 @@ def histograms(base: Sequence[float], head: Sequence[float]) -> str:
         parts.append(f'<line x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{_HEIGHT}"/></g>')
     parts += [
         f'<text x="0" y="{_HEIGHT + 14}">{show(low, Unit.SECONDS)}</text>',
-        f'<text x="{_WIDTH}" y="{_HEIGHT + 14}" text-anchor="end">'
+        f'<text x="{_WIDTH}" y="{_HEIGHT + 14}" text-anchor="end">',
         f"{show(low + _BINS * width, Unit.SECONDS)}</text></svg>",
     ]
     return "".join(parts)

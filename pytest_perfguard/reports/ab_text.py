@@ -85,7 +85,8 @@ def explained(test: Compared, width: int = 100) -> list[str]:
 def counts(verdicts: Sequence[Verdict]) -> list[str]:
     """Return what changed in what a test does, a line for each metric, and then each operation."""
     rows = [(verdict.metric, change(verdict), verdict) for verdict in verdicts]
-    names, changes = (max((len(row[n]) for row in rows), default=0) for n in (0, 1))
+    names = max((len(name) for name, _, _ in rows), default=0)
+    changes = max((len(shown) for _, shown, _ in rows), default=0)
     lines = []
     for name, shown, verdict in rows:
         tail = verdict.reason if verdict.status is Status.UNPROVEN else ""
