@@ -69,15 +69,16 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         try:
-            found = guardian.git(folder, "rev-parse", "--show-toplevel")
+            found = guardian.git(folder, "rev-parse", "--show-toplevel", "--show-prefix")
         except FileNotFoundError:
             raise ComparisonError(
                 "git is not installed, or not on the path: two revisions cannot be told without it"
             ) from None
         if found.returncode:
             raise ComparisonError(_not_a_checkout(folder, found.stderr.strip()))
-        self.top = Path(found.stdout.rstrip("\n"))
-        self.prefix = PurePosixPath(self._git("rev-parse", "--show-prefix").strip() or ".")
+        top, prefix, *_ = found.stdout.split("\n")
+        self.top = Path(top)
+        self.prefix = PurePosixPath(prefix)
 
     def resolve(self, name: str) -> Revision:
         """Return the commit of a branch, tag or hash.
@@ -197,8 +198,7 @@ class Repository:
     def _try(
         self, *arguments: str, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        top = getattr(self, "top", None)
-        return guardian.git(top or Path(), *arguments, environment=environment)
+        return guardian.git(self.top, *arguments, environment=environment)
 
     def _git(self, *arguments: str, environment: dict[str, str] | None = None) -> str:
         done = self._try(*arguments, environment=environment)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pytest_perfguard.ab_results import Compared, Grade
+from pytest_perfguard.count_changes import compare_counts
+from pytest_perfguard.metrics import measure_all
+from pytest_perfguard.model import Record, Status, Tally
+from tests.unit.build import site, span, tally
+
+USERS = "SELECT id FROM users WHERE id = ?"
+
+
+def record(*tallies: Tally) -> Record:
+    whole = span(*tallies)
+    return Record("test_it", "passed", whole, measure_all(whole))
+
+
+def one(count: int = 1, operation: str = "SELECT a FROM t", line: int = 7) -> Tally:
+    sums = {"roundtrips": float(count)}
+    return tally(operation, count=count, sums=sums, site=site(line))
+
+
+def test_what_is_the_same_is_no_finding() -> None:
+    found = compare_counts([record(one())], [record(one(line=9))])
+    assert not found.differ
+    assert found.compared > 1
+    assert Compared("test_it", found).grade is Grade.SAME
+
+
+def test_what_is_done_more_often_is_named_with_its_line() -> None:
+    found = compare_counts([record(one())], [record(one(), one(20, USERS, line=31))])
+    first = found.verdicts[0]
+    assert (first.metric, first.limit, first.value) == ("sql_queries", 1, 21)
+    assert first.changes == (f"+20x {USERS}  at app/crud.py:31 in rows",)
+    assert Compared("test_it", found).grade is Grade.COSTLIER
+
+
+def test_what_is_done_less_often_is_cheaper() -> None:
+    found = compare_counts([record(one(3))], [record(one())])
+    assert {v.status for v in found.verdicts} == {Status.IMPROVED}
+    assert Compared("test_it", found).grade is Grade.CHEAPER
+
+
+def test_other_operations_of_the_same_number_are_a_change() -> None:
+    found = compare_counts([record(one())], [record(one(operation=USERS))])
+    assert [v.status for v in found.verdicts] == [Status.CHANGED]
+    assert len(found.verdicts[0].changes) == 2
+    assert Compared("test_it", found).grade is Grade.CHANGED
+
+
+def test_what_is_not_done_any_more_is_never_the_same() -> None:
+    found = compare_counts([record(one())], [record()])
+    assert [v.status for v in found.verdicts] == [Status.UNPROVEN]
+    assert found.verdicts[0].changes == ("-1x SELECT a FROM t  at app/crud.py:7 in rows",)
+    assert Compared("test_it", found).grade is Grade.CHANGED
+
+
+def test_what_differs_between_two_runs_of_one_side_is_flaky_and_no_verdict() -> None:
+    found = compare_counts([record(one(3)), record(one(4))], [record(one(5)), record(one(5))])
+    assert not found.differ
+    assert found.flaky[0] == "sql_queries: 3 to 4 in base, 5 in head"
+    assert Compared("test_it", found).grade is Grade.FLAKY
+
+
+def test_a_flaky_number_does_not_hide_another_one() -> None:
+    base = [record(tally(count=1, sums={"rows": n})) for n in (10.0, 12.0)]
+    head = [record(tally(count=4, sums={"rows": n})) for n in (10.0, 10.0)]
+    found = compare_counts(base, head)
+    assert [v.metric for v in found.costlier] == ["sql_queries"]
+    assert [line.partition(":")[0] for line in found.flaky] == ["sql_rows"]
+
+
+def test_an_operation_that_comes_and_goes_is_no_part_of_a_change() -> None:
+    base = [record(one(), one(operation="A")), record(one(), one(operation="B"))]
+    head = [record(one(4), one(operation="B")), record(one(4), one(operation="A"))]
+    found = compare_counts(base, head)
+    assert found.verdicts[0].changes == ("+3x SELECT a FROM t  at app/crud.py:7 in rows",)
+    assert not compare_counts(base, base[::-1]).differ
