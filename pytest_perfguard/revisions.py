@@ -13,6 +13,7 @@ import signal
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from pytest_perfguard import guardian
 from pytest_perfguard.errors import ComparisonError, RevisionError
 
 _SHORT = 10
+# Seconds.
+_BEING_MADE = 60
 _ENDING = ("SIGTERM", "SIGHUP")
 _IDENTITY = {
     f"GIT_{who}_{what}": value
@@ -223,9 +226,9 @@ def workspace(repository: Repository) -> Iterator[Path]:
     """Give a temporary folder for worktrees; nothing of it is left, whatever happens inside."""
     clear_leftovers(repository)
     folder = Path(tempfile.mkdtemp(prefix=guardian.PREFIX)).resolve()
+    lock = FileLock(folder / guardian.LOCK)
     watcher = None
     try:
-        lock = FileLock(folder / guardian.LOCK)
         lock.acquire(timeout=0)
         guardian.write_owner(folder, repository.top)
         watcher = guardian.start(folder)
@@ -258,8 +261,8 @@ def clear_leftovers(repository: Repository) -> None:
 def _is_abandoned(folder: Path) -> bool:
     lock = folder / guardian.LOCK
     if not lock.exists():
-        # It may just be being made.
-        return False
+        # It may just be being made, or never got further.
+        return time.time() - folder.stat().st_mtime > _BEING_MADE
     try:
         with FileLock(lock, timeout=0):
             return True

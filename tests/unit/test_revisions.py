@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,7 +80,8 @@ def test_both_states_are_checked_out_and_the_users_own_is_left_alone(project: Pa
         for label, revision in (("base", base), ("head", head)):
             assert repository.add_worktree(revision, work / label) == []
         files = {
-            label: sorted(p.name for p in (work / label).rglob("*.py")) for label in ("base", "head")
+            label: sorted(p.name for p in (work / label).rglob("*.py"))
+            for label in ("base", "head")
         }
         assert files == {"base": ["core.py"], "head": ["core.py", "new.py", "staged.py"]}
         assert (work / "head" / "app" / "core.py").read_text() == "VALUE = 2\n"
@@ -135,7 +137,7 @@ def test_what_is_left_of_a_killed_one_is_removed_by_the_next(project: Path) -> N
     git(project, "worktree", "lock", "--reason", "initializing", str(left / "base"))
     gone = Path(tempfile.mkdtemp(prefix=guardian.PREFIX))
     repository.add_worktree(repository.resolve("HEAD"), gone / "head")
-    guardian.shutil.rmtree(gone)
+    shutil.rmtree(gone)
     alive = subprocess.Popen(
         [sys.executable, "-c", "input()"],
         stdin=subprocess.PIPE,
