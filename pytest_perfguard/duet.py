@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from statistics import fmean, pstdev
 from typing import Any, Self
@@ -40,6 +40,9 @@ class Verdict(StrEnum):
     FASTER = "faster"
     UNDECIDED = "undecided"
     NOT_COMPARABLE = "not comparable"
+
+
+_CHANGED = (Verdict.SLOWER, Verdict.FASTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ _CPU = Rule()
 # Two processes that may run anywhere differ by 5 to 10 % (one standard deviation).
 _CPU_NOT_PINNED = Rule(passes_below=0.12, limit=0.20, unsure_above=0.10)
 # A scheduler's slices leave traces in what looks like waiting.
-_WAITING = Rule(passes_below=0.06, limit=0.10, smallest=0.0001)
-_WAITING_NOT_PINNED = Rule(passes_below=0.15, limit=0.25, smallest=0.0005)
+_WAITING = Rule(passes_below=0.06, limit=0.10, unsure_above=0.05, smallest=0.0001)
+_WAITING_NOT_PINNED = Rule(passes_below=0.15, limit=0.25, unsure_above=0.10, smallest=0.0005)
 
 
 def cpu_rule(*, pinned: bool, noise_floor: float | None = None) -> Rule:
@@ -147,11 +150,12 @@ def _estimate(ratios: Sequence[float], rule: Rule) -> _Estimate:
 
 def _waiting(meeting: Meeting, rule: Rule) -> _Estimate:
     """Return by how much longer a call takes because of what it waits for."""
-    more, enough = meeting.waits_more, len(meeting.base.wall) >= rule.fewest
-    if abs(more) < rule.smallest:
-        return _Estimate(0.0, 0.0, enough)
+    needed, more = meeting.base.needed, meeting.waits_more
+    effect, error = middle_mean(more), standard_error(more) / needed
+    if abs(effect) < rule.smallest:
+        effect = 0.0
     # However little of it is left, it is something.
-    return _Estimate(math.log(max(1 + more / meeting.base.needed, 1e-6)), 0.0, enough)
+    return _Estimate(math.log(max(1 + effect / needed, 1e-6)), error, len(more) >= rule.fewest)
 
 
 def is_enough(meeting: Meeting, seconds: float, cpu: Rule, waiting: Rule) -> bool:
@@ -197,7 +201,7 @@ class Outcome:
     @property
     def text(self) -> str:
         """The verdict with its size, as in ``slower by 9-12 %``."""
-        if self.verdict not in (Verdict.SLOWER, Verdict.FASTER):
+        if self.verdict not in _CHANGED:
             return str(self.verdict)
         sizes = [abs(effect) for effect in self.effects]
         low, high = (f"{100 * size:,.0f}" for size in (min(sizes), max(sizes)))
@@ -229,13 +233,22 @@ def judge(pairs: Sequence[Sequence[float]], rule: Rule | None = None) -> Outcome
 
 
 def judge_waiting(meetings: Sequence[Meeting], rule: Rule | None = None) -> Outcome:
-    """Judge the time that a call waits.
+    """Judge the time that a call waits, as a share of all the time that it takes.
+
+    Busy neighbours make it vary, so that it is the same unless it is seen to have changed.
 
     Raises:
         DuetError: if there is nothing to judge.
     """
     rule = rule or _WAITING
-    return _decide([_waiting(meeting, rule) for meeting in meetings], rule)
+    estimates = [_waiting(meeting, rule) for meeting in meetings]
+    return _decide(
+        [
+            replace(one, error=0.0) if abs(one.effect) <= math.log1p(rule.limit) else one
+            for one in estimates
+        ],
+        rule,
+    )
 
 
 def _decide(estimates: Sequence[_Estimate], rule: Rule) -> Outcome:
@@ -317,11 +330,16 @@ class DuetResult:
         """The verdict with its size or its reason, in a line."""
         if self.cpu is None or self.waiting is None:
             return f"{self.verdict}: {self.reason}"
-        if self.waiting.verdict is self.verdict is not self.cpu.verdict:
-            longer = "longer" if self.verdict is Verdict.SLOWER else "less long"
-            return f"{self.waiting.text}, as it waits {longer}"
-        tail = f": {self.reason}" if self.verdict is Verdict.UNDECIDED else ""
-        return f"{self.cpu.text}{tail}"
+        if self.verdict is Verdict.UNDECIDED:
+            return f"{self.verdict}: {self.reason}"
+        changed = [
+            f"{outcome.text} ({of})"
+            for outcome, of in ((self.cpu, "CPU time"), (self.waiting, "waiting"))
+            if outcome.verdict in _CHANGED
+        ]
+        if len(changed) == 1 and self.cpu.verdict in _CHANGED:
+            return self.cpu.text
+        return ", ".join(changed) or str(self.verdict)
 
     @property
     def is_open(self) -> bool:

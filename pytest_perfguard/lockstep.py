@@ -357,7 +357,7 @@ class _Running:
             raise ValueError("the clock has seen no CPU time pass in a block of its calls")
         # The clocks are not read in the same instant.
         for kept, ns in ((self.cpu, cpu), (self.wall, wall), (self.waiting, wall - cpu - queued)):
-            kept.append(float(f"{max(0, ns) / self.calls / _NS:.{_DIGITS}g}"))
+            kept.append(float(f"{ns / self.calls / _NS:.{_DIGITS}g}"))
 
     def blocks(self) -> Blocks:
         """Return those that have come so far."""

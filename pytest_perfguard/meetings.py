@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Self
 
-from pytest_perfguard import stats
-
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
@@ -18,7 +16,8 @@ class Blocks:
     Attributes:
         cpu: CPU time of the process, all threads.
         wall: elapsed time.
-        waiting: elapsed time in which no thread ran, or could have run had there been a core.
+        waiting: elapsed time in which no thread ran, nor could have run had there been a core; a
+            little below 0 where threads hand work to each other.
     """
 
     cpu: tuple[float, ...]
@@ -28,12 +27,7 @@ class Blocks:
     @property
     def needed(self) -> float:
         """Seconds that a call needs where nobody is in its way: on a core, or waiting."""
-        return median(self.cpu) + self.waited
-
-    @property
-    def waited(self) -> float:
-        """Seconds that a call waits: the 25th percentile, as others can only add to it."""
-        return stats.percentile(self.waiting, 25)
+        return median(self.cpu) + max(0.0, median(self.waiting))
 
     def to_dict(self) -> dict[str, Any]:
         """Return this object as JSON data."""
@@ -69,9 +63,11 @@ class Meeting:
         )
 
     @property
-    def waits_more(self) -> float:
-        """Seconds that a call of head waits longer than one of base."""
-        return self.head.waited - self.base.waited
+    def waits_more(self) -> tuple[float, ...]:
+        """By how many seconds a call of head waits longer, of each pair of blocks."""
+        return tuple(
+            head - base for base, head in zip(self.base.waiting, self.head.waiting, strict=True)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return this object as JSON data."""

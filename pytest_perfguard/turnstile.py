@@ -272,10 +272,7 @@ def _warm_up(calls: int, seconds: float) -> Generator[int, Times, int]:
 
 
 def _queued() -> dict[str, int]:
-    """Return how long each thread has waited for a core, in nanoseconds.
-
-    A neighbour on the same core must not look as if a call waited for something itself.
-    """
+    """Return how long each thread has waited for a core so far, in nanoseconds."""
     return dict(_read_queues())
 
 
@@ -291,7 +288,12 @@ def _read_queues() -> Iterator[tuple[str, int]]:
 
 
 def _since(before: dict[str, int]) -> int:
-    return sum(now - before.get(thread, 0) for thread, now in _read_queues())
+    """Return how long the process has waited for a core: as long as one of its threads, at most.
+
+    A neighbour on the same core must not look as if a call waited for something itself. Threads
+    that hand work to each other wait at the same time, so the sum would be too much.
+    """
+    return max((now - before.get(thread, 0) for thread, now in _read_queues()), default=0)
 
 
 def _give_up() -> None:
