@@ -5,6 +5,7 @@ Of each timed call the times of both sides are drawn over each other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -98,7 +99,7 @@ def histograms(base: Sequence[float], head: Sequence[float]) -> str:
     """Return the distributions of both sides over each other, as SVG."""
     everything = sorted([*base, *head])
     low = everything[0]
-    high = everything[int((len(everything) - 1) * (1 - _OUTLIERS))]
+    high = everything[math.ceil((len(everything) - 1) * (1 - _OUTLIERS))]
     width = (high - low) / _BINS or low / _BINS or 1.0
     counts = {}
     for name, values in (("base", base), ("head", head)):

@@ -30,10 +30,13 @@ def text(comparison: Comparison, width: int = 100) -> str:
         *(f"note: {note}" for note in comparison.notes),
         *(f"note: {note}" for note in about_times(comparison)),
     ]
+    told: dict[frozenset[str], str] = {}
     for test in comparison.compared:
         if any(grade.fails for grade in test.grades):
+            # What one function does is often seen by many tests.
+            first = told.setdefault(operations(test), test.nodeid) if operations(test) else ""
             lines += ["", f"{' and '.join(worse(test)).upper()} {test.nodeid}"]
-            lines += explained(test, width)
+            lines += explained(test, width, first if first != test.nodeid else "")
     for grade, title in _TITLES.items():
         lines += _listed(title, comparison.of(grade), lambda test: [test.nodeid, *brief(test)])
     if comparison.apart:
@@ -66,12 +69,25 @@ def worse(test: Compared) -> list[str]:
     return [str(grade) for grade in Grade if grade.fails and grade in test.grades]
 
 
-def explained(test: Compared, width: int = 100) -> list[str]:
-    """Return why a test is worse: its counts first, with their cause, and then its times."""
+def operations(test: Compared) -> frozenset[str]:
+    """Return which operations a test does more or less often, without how much more."""
+    return frozenset(
+        line.partition("x ")[2] for verdict in test.counts.verdicts for line in verdict.changes
+    )
+
+
+def explained(test: Compared, width: int = 100, same_as: str = "") -> list[str]:
+    """Return why a test is worse: its counts first, with their cause, and then its times.
+
+    Args:
+        same_as: another test in which the same operations have changed, and which says why.
+    """
     costlier = test.counts.costlier
     lines = counts(test.counts.verdicts)
     over = [verdict.metric for verdict in costlier]
-    if over:
+    if same_as:
+        lines.append(f"  for the cause see {same_as}")
+    elif over:
         lines += [f"  {line}" for line in evidence(test.counts.head.span, over, width)]
     moved = {each.call: each for each in test.moved}
     for each in test.duets:
