@@ -140,7 +140,9 @@ def main() -> int:
             rows.append(row)
             is_same = row.verdict == "same"
             missed |= is_same is not (branch == COMMENTS) and branch not in UNSEEN
-            print(f"{branch}: {row.verdict} {row.what} ({row.seconds})", file=sys.stderr, flush=True)
+            print(
+                f"{branch}: {row.verdict} {row.what} ({row.seconds})", file=sys.stderr, flush=True
+            )
             if options.keep:
                 options.keep.mkdir(parents=True, exist_ok=True)
                 options.keep.joinpath(f"{branch}.txt").write_text(shown, "utf-8")

@@ -30,11 +30,12 @@ def text(comparison: Comparison, width: int = 100) -> str:
         *(f"note: {note}" for note in comparison.notes),
         *(f"note: {note}" for note in about_times(comparison)),
     ]
-    told: dict[frozenset[str], str] = {}
+    explained_by: dict[frozenset[str], str] = {}
     for test in comparison.compared:
         if any(grade.fails for grade in test.grades):
             # What one function does is often seen by many tests.
-            first = told.setdefault(operations(test), test.nodeid) if operations(test) else ""
+            moved = operations(test)
+            first = explained_by.setdefault(moved, test.nodeid) if moved else ""
             lines += ["", f"{' and '.join(worse(test)).upper()} {test.nodeid}"]
             lines += explained(test, width, first if first != test.nodeid else "")
     for grade, title in _TITLES.items():

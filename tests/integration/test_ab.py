@@ -66,7 +66,7 @@ def state(project: Path) -> list[str]:
     """What a user would notice of a repository, and what is left in the temporary folder."""
     told = [git(*a.split()) for a in ("status --porcelain", "stash list", "worktree list")]
     index = project.joinpath(".git", "index").read_bytes()
-    return [*told, git("for-each-ref"), repr(index), str(sorted(os.listdir(".git")))]
+    return [*told, git("for-each-ref"), repr(index), str(sorted(Path(".git").iterdir()))]
 
 
 @pytest.fixture
@@ -177,8 +177,8 @@ def test_flaky():
     ) in shown
     assert (
         "not comparable (2):\n"
-        "  tests/test_new.py: cannot be collected with the code of base: ImportError: cannot import "
-        "name 'Unknown' from 'shop' (shop.py)\n"
+        "  tests/test_new.py: cannot be collected with the code of base: ImportError: cannot "
+        "import name 'Unknown' from 'shop' (shop.py)\n"
     ) in shown
     assert "  tests/test_shop.py::check_new_name: passes in head only; in base: failed: " in shown
     assert "2 tests compared: 1 costlier, 1 flaky; 2 not comparable; 1 without" in shown

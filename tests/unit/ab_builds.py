@@ -30,11 +30,11 @@ def compared(
     *duets: DuetResult,
     moved: tuple[Moved, ...] = (),
 ) -> Compared:
-    sides = [
+    base, head = (
         [record(statements(1), *([statements(count, LAZY, 31)] if count else []))]
         for count in (before, after)
-    ]
-    return Compared(nodeid, compare_counts(*sides), duets, moved)
+    )
+    return Compared(nodeid, compare_counts(base, head), duets, moved)
 
 
 def duet(

@@ -111,7 +111,7 @@ def test_a_hook_is_not_run(project: Path) -> None:
 def test_an_error_inside_leaves_nothing(project: Path) -> None:
     before = state(project)
     repository = Repository(project)
-    with pytest.raises(KeyError), workspace(repository) as work:
+    with pytest.raises(KeyError), workspace(repository) as work:  # noqa: PT012 - it ends in one
         repository.add_worktree(repository.resolve("HEAD"), work / "base")
         work.joinpath("base", "locked").mkdir(mode=0o500)
         raise KeyError
@@ -209,7 +209,7 @@ def test_a_revision_that_does_not_exist_is_told_with_what_may_be_meant(project: 
 def test_a_shallow_clone_is_told_how_to_become_whole(project: Path, tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--depth=1", project.as_uri(), str(clone))
-    with pytest.raises(RevisionError, match="git fetch --unshallow.*fetch-depth: 0"):
+    with pytest.raises(RevisionError, match=r"git fetch --unshallow.*fetch-depth: 0"):
         Repository(clone).resolve("HEAD~1")
 
 

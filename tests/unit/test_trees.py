@@ -16,7 +16,9 @@ from pytest_perfguard.trees import (
     names_under_test,
     overlay,
     same_settings,
-    test_paths as paths_of_tests,
+)
+from pytest_perfguard.trees import (
+
 )
 
 Fill = Callable[..., Path]
