@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from pytest_perfguard import trees
 from pytest_perfguard.trees import (
     Elsewhere,
     dependency_changes,
@@ -16,9 +17,6 @@ from pytest_perfguard.trees import (
     names_under_test,
     overlay,
     same_settings,
-)
-from pytest_perfguard.trees import (
-
 )
 
 Fill = Callable[..., Path]
@@ -94,7 +92,7 @@ def test_a_test_belongs_with_the_outermost_folder_of_tests(fill: Fill) -> None:
     root = Path("/t/head")
     files = [root / "app/tests/perf/test_a.py", root / "app/tests/test_b.py", root / "test_c.py"]
     conftests = [root / "conftest.py", root / "app/tests/conftest.py", Path("/t/other/conftest.py")]
-    assert paths_of_tests(root, files, conftests) == [
+    assert trees.test_paths(root, files, conftests) == [
         PurePosixPath("app/tests"),
         PurePosixPath("conftest.py"),
         PurePosixPath("test_c.py"),
