@@ -172,8 +172,9 @@ class _Comparing:
                 )
         changed = trees.dependency_changes(self._inside("base"), self._inside("head"))
         if changed and not self._wish.setup:
+            verb = "differs" if len(changed) == 1 else "differ"
             self._notes.append(
-                f"{', '.join(changed)} differ, and both sides run in this environment: give each "
+                f"{', '.join(changed)} {verb}, and both sides run in this environment: give each "
                 "its own with --setup COMMAND"
             )
 
@@ -304,13 +305,27 @@ class _Comparing:
             if wrong:
                 shown = [f"  {w.module}: {w.file} ({w.place})" for w in wrong[:_MAX_NAMED]]
                 raise ComparisonError(
-                    "\n".join([f"{label} does not run the code of {label}:", *shown, _REMEDY])
+                    "\n".join(
+                        [
+                            f"{label} does not run the code of {label}:",
+                            *shown,
+                            _REMEDY.format(self._likely_path(wrong) or "DIR"),
+                        ]
+                    )
                 )
         if tests and not any(trees.loaded_code(each, tree, tests) for each in loaded):
             raise ComparisonError(
                 f"nothing was loaded from the tree of {label} but tests, so that both sides would "
-                f"run the same code:\n{_REMEDY}"
+                f"run the same code:\n{_REMEDY.format('DIR')}"
             )
+
+    def _likely_path(self, wrong: Iterable[trees.Elsewhere]) -> str:
+        """Return the folder that code of the checkout is imported from, if that is known."""
+        for each in wrong:
+            root = trees.root_of(each)
+            if root.is_relative_to(self._folder) and root != self._folder:
+                return root.relative_to(self._folder).as_posix()
+        return ""
 
     # -- times -------------------------------------------------------------------------------
 
@@ -388,7 +403,7 @@ class _Comparing:
 
 
 _REMEDY = (
-    "name the folder that the code is imported from with --path DIR, or give each side an "
+    "name the folder that the code is imported from with --path {}, or give each side an "
     "environment that has its own code: --setup 'python -m venv .venv && .venv/bin/pip install -e "
     ". pytest-perfguard'"
 )

@@ -81,6 +81,13 @@ class Elsewhere:
     place: str
 
 
+def root_of(loaded: Elsewhere) -> Path:
+    """Return the folder that a module is imported from."""
+    path = Path(loaded.file)
+    depth = loaded.module.count(".") + (path.name == "__init__.py")
+    return path.parents[depth]
+
+
 def loaded_elsewhere(
     origins: Mapping[str, str], tree: Path, other: Path, checkout: Path, names: Iterable[str]
 ) -> list[Elsewhere]:

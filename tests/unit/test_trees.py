@@ -67,6 +67,19 @@ def test_code_of_the_side_is_told_from_any_other(file: str, place: str | None) -
     assert found == ([Elsewhere("app.core", file, place)] if place else [])
 
 
+@pytest.mark.parametrize(
+    ("module", "file"),
+    [
+        ("app", "/me/lib/app/__init__.py"),
+        ("app.core", "/me/lib/app/core.py"),
+        ("app.core", "/me/lib/app/core/__init__.py"),
+        ("single", "/me/lib/single.py"),
+    ],
+)
+def test_where_code_is_imported_from_follows_from_a_file(module: str, file: str) -> None:
+    assert trees.root_of(Elsewhere(module, file, "your checkout")) == Path("/me/lib")
+
+
 def test_libraries_may_be_installed_anywhere() -> None:
     library = {"redis": "/home/me/app/.venv/lib/python3.12/site-packages/redis/__init__.py"}
     assert not loaded_elsewhere(library, BASE, HEAD, OWN, {"app"})
