@@ -100,6 +100,7 @@ class _Duets:
     def run(self, tests: Sequence[str]) -> dict[str, DuetResult]:
         """Run the tests, and again those that may have changed."""
         left = list(dict.fromkeys(tests))
+        order = {nodeid: number for number, nodeid in enumerate(left)}
         found = self._found
         with Guardian() as guardian:
             for pair in itertools.count(1):
@@ -111,7 +112,7 @@ class _Duets:
                 results = found.results(self._noise_floor)
                 again = [one for one in results.values() if one.is_open]
                 if not again:
-                    return results
+                    return dict(sorted(results.items(), key=lambda one: order[one[1].nodeid]))
                 found.wanted = {(one.nodeid, one.call) for one in again}
                 left = list(dict.fromkeys(one.nodeid for one in again))
         raise AssertionError

@@ -18,6 +18,7 @@ from pytest_perfguard.baseline_checks import Baselines, read_tolerances
 from pytest_perfguard.baseline_files import name_of
 from pytest_perfguard.baselines import Tolerance
 from pytest_perfguard.benchmark_fixture import attach, is_benchmark
+from pytest_perfguard.breaches import BudgetFailure
 from pytest_perfguard.budgets import Budget, Rules, judge, read_limits, requested
 from pytest_perfguard.errors import SettingError
 from pytest_perfguard.metrics import METRICS, lookup, measure_all
@@ -37,21 +38,10 @@ _PROPERTY = "perfguard."
 
 if TYPE_CHECKING:
     from _pytest.nodes import Node
-    from _pytest.outcomes import Failed as _Failed
 
     from pytest_perfguard.probes.cache import Watch
     from pytest_perfguard.session_windows import SessionWindows
     from pytest_perfguard.turnstile import Turnstile
-else:
-    _Failed = pytest.fail.Exception
-
-
-class BudgetFailure(_Failed):
-    """A test passed by itself and did not keep its budgets."""
-
-    # pytest prints this name before the message, as it does for pytest.fail().
-    __module__ = "builtins"
-    __qualname__ = "Failed"
 
 
 @dataclass(slots=True)

@@ -155,7 +155,9 @@ class Session:
         except WireSilent:
             raise LostError(f"{process.label} did not {what} in {seconds:,.0f} s") from None
         except WireClosed:
-            raise LostError(f"{process.label} {process.how_ended()} before it did {what}") from None
+            raise LostError(
+                f"{process.label} {process.how_ended()} before it could {what}"
+            ) from None
 
     def _send(self, process: SideProcess, do: str, **more: Any) -> None:
         # Whoever does not hear it will not answer either, and that is noticed.

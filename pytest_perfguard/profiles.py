@@ -24,9 +24,10 @@ from _pytest.unittest import TestCaseFunction
 from pytest_perfguard.artifacts import write_profile
 from pytest_perfguard.baseline_profiles import keep, kept_profiles
 from pytest_perfguard.benchmark_fixture import is_benchmark
+from pytest_perfguard.breaches import BudgetFailure
 from pytest_perfguard.errors import ProfileFileError, SettingError
 from pytest_perfguard.explanations import compared, directory_of, explained, shown_path
-from pytest_perfguard.guard import PLAN, BudgetFailure, Guard, Plan, count_marks
+from pytest_perfguard.guard import PLAN, Guard, Plan, count_marks
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Level, Status, Verdict
 from pytest_perfguard.options import option

@@ -285,4 +285,8 @@ def in_a_line(report: pytest.CollectReport | pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     text = (crash.message if crash else report.longreprtext).strip().splitlines()
     # Of a crash the first line says what it was; of any other text the last.
-    return str(text[0 if crash else -1]) if text else f"its {report.when} {report.outcome}"
+    return (
+        str(text[0 if crash else -1]).removeprefix("E  ").strip()
+        if text
+        else f"its {report.when} {report.outcome}"
+    )

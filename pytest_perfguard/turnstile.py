@@ -27,8 +27,8 @@ from typing import Any
 
 import pytest
 
+from pytest_perfguard.breaches import BudgetFailure
 from pytest_perfguard.errors import DuetError
-from pytest_perfguard.guard import BudgetFailure
 from pytest_perfguard.pinning import pinned
 from pytest_perfguard.session_windows import in_a_line
 from pytest_perfguard.timing import Clock
@@ -252,12 +252,6 @@ class Turnstile:
         if not isinstance(error, WireClosed | pytest.exit.Exception):
             text = f"{type(error).__name__}: {error}".splitlines()[0]
             self._send("raised", text=text[:_MAX_REASON])
-
-
-def turnstile_of(config: pytest.Config) -> Turnstile | None:
-    """Return the turnstile of this process, if it has one."""
-    found: Turnstile | None = config.pluginmanager.get_plugin("perfguard-turnstile")
-    return found
 
 
 def _warm_up(calls: int, seconds: float) -> Generator[int, Times, int]:

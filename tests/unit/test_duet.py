@@ -238,7 +238,9 @@ def test_what_cannot_be_compared_is_neither_the_same_nor_without_a_reason() -> N
 
 
 _TIMES = st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=5).map(tuple)
-_MEETINGS = _TIMES.map(lambda times: Meeting(*[Blocks(times, times, times)] * 2, 2, 0.5, ""))
+_MEETINGS = _TIMES.map(
+    lambda times: Meeting(Blocks(times, times, times), Blocks(times, times, times), 2, 0.5)
+)
 
 
 @given(st.text(), st.text(), st.lists(_MEETINGS, min_size=1, max_size=3))
