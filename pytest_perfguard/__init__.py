@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_perfguard.errors import (
         BaselineError,
         CacheError,
+        DuetError,
         GrowthError,
         LimitError,
         MetricError,
@@ -38,6 +39,7 @@ __all__ = [
     "METRICS",
     "BaselineError",
     "CacheError",
+    "DuetError",
     "GrowthError",
     "LimitError",
     "Measurement",
