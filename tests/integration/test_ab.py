@@ -49,6 +49,7 @@ def project(
     path = pytester.path
     path.joinpath("tests").mkdir()
     path.joinpath("tests", "test_shop.py").write_text(TESTS)
+    path.joinpath("plain.py").touch()
     path.joinpath(".gitignore").write_text("*.db\n__pycache__\n")
     git("init", "-q")
     git("add", "-A")
@@ -208,7 +209,7 @@ def test_tests_of_nothing_compare_nothing(
     project.joinpath("tests", "test_shop.py").write_text("def test_it(): pass\n")
     assert ab("main") == 3
     assert "nothing was loaded from the tree of head but tests" in capsys.readouterr().err
-    project.joinpath("tests", "test_shop.py").write_text("import shop\ndef test_it(): pass\n")
+    project.joinpath("tests", "test_shop.py").write_text("import plain\ndef test_it(): pass\n")
     assert ab("main") == 3
     assert (
         "no test can be compared:\n  1 that pass on both sides do nothing that is counted or timed"
