@@ -143,7 +143,9 @@ def test_what_changed_is_named_and_what_cannot_be_compared_too(
     edit("shop.py", "def gone():\n    return 1\n\n\n", "")
     edit("shop.py", ".options(selectinload(Resource.owner))", "")
     # Settings of head, that base does not have.
-    project.joinpath("pytest.ini").write_text("[pytest]\npython_functions = test_ check_\n")
+    project.joinpath("pyproject.toml").write_text(
+        '[tool.pytest.ini_options]\npython_functions = ["test_", "check_"]\n'
+    )
     with project.joinpath("tests", "test_shop.py").open("a") as file:
         file.write(f"""
 
