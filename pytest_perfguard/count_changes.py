@@ -20,7 +20,8 @@ from pytest_perfguard.baselines import (
     widen,
 )
 from pytest_perfguard.metrics import METRICS
-from pytest_perfguard.model import Level, Record, Status
+from pytest_perfguard.model import Level, Record, Status, Verdict
+from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import show
 
 
@@ -55,12 +56,46 @@ def compare_counts(base: Sequence[Record], head: Sequence[Record], where: str = 
             verdicts.append(replace(verdict, changes=kept, reason=reason))
         else:
             verdicts.append(replace(verdict, changes=changes))
+    told = {verdict.metric for verdict in verdicts} | flaky.keys()
+    verdicts += [each for each in _newly_over(base, head, where) if each.metric not in told]
     return Counts(
         tuple(verdicts),
         len(found),
         tuple(_told(name, *pair) for name, pair in flaky.items()),
         head[0],
     )
+
+
+def _newly_over(base: Sequence[Record], head: Sequence[Record], where: str) -> list[Verdict]:
+    """Return the budgets that head exceeds in every run, and base in none.
+
+    They tell of what is neither a count nor timed in turns, such as memory or a loop that stalls.
+    """
+    over = [{_key(v): v for v in record.verdicts if v.status is Status.OVER} for record in head]
+    known = {_key(v): v for v in base[0].verdicts if v.status is Status.OK}
+    broken = {_key(v) for record in base for v in record.verdicts if v.status is not Status.OK}
+    found = []
+    for key, verdict in over[0].items():
+        metric = METRICS[verdict.metric]
+        if metric.name.partition("_")[2] in STATISTICS or key in broken or key not in known:
+            continue
+        if all(key in each for each in over):
+            before = known[key].value
+            limit = show(verdict.limit, metric.unit)
+            found.append(
+                replace(
+                    verdict,
+                    status=Status.REGRESSED,
+                    limit=verdict.limit if before is None else before,
+                    reason=f"over its budget of {limit}, which base keeps",
+                    where=where,
+                )
+            )
+    return found
+
+
+def _key(verdict: Verdict) -> tuple[str, str]:
+    return verdict.metric, verdict.span
 
 
 def _widest(entries: Sequence[Entry]) -> Entry:

@@ -106,8 +106,7 @@ def counts(verdicts: Sequence[Verdict]) -> list[str]:
     changes = max((len(shown) for _, shown, _ in rows), default=0)
     lines = []
     for name, shown, verdict in rows:
-        tail = verdict.reason if verdict.status is Status.UNPROVEN else ""
-        lines.append(f"  {name:<{names}}  {shown:>{changes}}   {tail}".rstrip())
+        lines.append(f"  {name:<{names}}  {shown:>{changes}}   {verdict.reason}".rstrip())
     told = [f"      {line}" for verdict in verdicts for line in verdict.changes]
     more = len(told) - _MAX_CHANGES
     return [*lines, *told[:_MAX_CHANGES], *([f"      ... and {more:,} more"] if more > 0 else [])]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pytest_perfguard.ab_results import Compared, Grade
 from pytest_perfguard.count_changes import compare_counts
 from pytest_perfguard.metrics import measure_all
-from pytest_perfguard.model import Record, Status, Tally
+from pytest_perfguard.model import Level, Record, Status, Tally, Verdict
 from tests.unit.build import site, span, tally
 
 USERS = "SELECT id FROM users WHERE id = ?"
@@ -75,3 +77,23 @@ def test_an_operation_that_comes_and_goes_is_no_part_of_a_change() -> None:
     found = compare_counts(base, head)
     assert found.verdicts[0].changes == ("+3x SELECT a FROM t  at app/crud.py:7 in rows",)
     assert not compare_counts(base, base[::-1]).differ
+
+
+def over(value: float, status: Status, metric: str = "loop_stall") -> Record:
+    verdict = Verdict(metric, "test_it", value, 0.05, status, Level.WARN, "perf_budget, a.py:7")
+    return replace(record(one()), verdicts=(verdict,))
+
+
+def test_a_budget_that_only_head_exceeds_is_a_cost() -> None:
+    kept, broken = over(0.001, Status.OK), over(0.2, Status.OVER)
+    found = compare_counts([kept, kept], [broken, broken])
+    (verdict,) = found.costlier
+    assert (verdict.metric, verdict.limit, verdict.value) == ("loop_stall", 0.001, 0.2)
+    assert verdict.reason == "over its budget of 50 ms, which base keeps"
+    for base, head in (([kept, broken], [broken, broken]), ([kept, kept], [broken, kept])):
+        assert not compare_counts(base, head).differ
+    # Rounds are timed in turns instead.
+    slow = [
+        over(value, status, "http_p95") for value, status in ((0.01, Status.OK), (1, Status.OVER))
+    ]
+    assert not compare_counts(slow[:1], slow[1:]).differ
