@@ -178,8 +178,9 @@ class Span(_Data):
     tallies exclude those of its ``children``; :meth:`walk` gives both.
 
     Attributes:
-        kind: ``test``, ``block``, ``request``, ``task`` (one try of a background task) or
-            ``call`` (a function that is timed).
+        kind: ``test``, ``block``, ``request``, ``task`` (one try of a background task),
+            ``call`` (a function that is timed), ``load`` (users of ``perf.load``) or ``endpoint``
+            (what one got of a load).
         seconds: wall time from opening to closing.
         calls: how many spans this one stands for; more than 1 where many were folded into one.
         peaks: highest levels by name, e.g. ``pool_peak``.
@@ -320,6 +321,7 @@ class Record(_Data):
         baseline: the file that holds the test's baseline, or will when it has one; empty for a
             test that has none to be compared with.
         is_new: there was nothing in that file to compare the test with.
+        line: of the test, in the file that its node id begins with; 0 where it is not known.
     """
 
     nodeid: str
@@ -332,6 +334,7 @@ class Record(_Data):
     engines: Mapping[str, str] = field(default_factory=dict)
     baseline: str = ""
     is_new: bool = False
+    line: int = 0
 
     @property
     def breaches(self) -> tuple[Verdict, ...]:
@@ -362,8 +365,9 @@ class Run(_Data):
 
     Attributes:
         environment: interpreter, system and versions that the numbers depend on.
-        source: of what and when: ``commit``, ``branch``, ``dirty`` and ``started`` (ISO 8601, UTC),
-            as far as they are known.
+        source: of what and when: ``commit``, ``branch``, ``dirty``, ``folder`` (the root directory
+            below the top of the repository) and ``started`` (ISO 8601, UTC), as far as they are
+            known.
         tests: how many tests were found, measured or not.
         notices: what is to be said of the suite as a whole; warnings begin with ``warning:``.
         lost: node ids of tests that were measured by a process which died with what it knew.

@@ -56,6 +56,9 @@ def make_side(
     environment = {
         guardian.MARKER: str(workspace),
         SIDE: label,
+        # What a session tells a workflow is told of the comparison instead.
+        "GITHUB_ACTIONS": "",
+        "GITHUB_STEP_SUMMARY": "",
         "PERFGUARD_AB_CHECKOUT": str(asked_in),
         "PYTHONPATH": os.pathsep.join(search),
         side_plugin.VARIABLE: side_plugin.described(workspace, both, sorted(names)),
