@@ -340,21 +340,45 @@ def _with_changes(
             yield verdict
 
 
-def differences(held: Entry, now: Entry, probe: str | None = None) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An operation that is done more or less often than before.
+
+    Attributes:
+        text: of the operation.
+        function: that it came from.
+        line: of that function, the one that does it most often.
+        count: how much more often it is done now; less often if it is negative.
+    """
+
+    text: str
+    function: str
+    line: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count:+,}x {self.text}  at {self.line}"
+
+
+def changed_operations(held: Entry, now: Entry, probe: str | None = None) -> list[Change]:
     """Return what is done more or less often than before, the largest change first.
 
     Operations are told apart by their text and the function that they came from.
     """
     before, after = _by_function(held, probe), _by_function(now, probe)
-    rows = []
+    found = []
     for key in {**before, **after}:
-        change = sum(after.get(key, {}).values()) - sum(before.get(key, {}).values())
-        if change:
-            text, _ = key
+        count = sum(after.get(key, {}).values()) - sum(before.get(key, {}).values())
+        if count:
             lines = after.get(key) or before[key]
             line = max(lines, key=lambda line: (lines[line], line))
-            rows.append((-abs(change), text, f"{change:+,}x {text}  at {line}"))
-    return [row for _, _, row in sorted(rows)]
+            found.append(Change(*key, line, count))
+    return sorted(found, key=lambda change: (-abs(change.count), change.text, str(change)))
+
+
+def differences(held: Entry, now: Entry, probe: str | None = None) -> list[str]:
+    """Return :func:`changed_operations` as lines."""
+    return [str(change) for change in changed_operations(held, now, probe)]
 
 
 def plan_changes(held: Entry, now: Entry) -> list[str]:

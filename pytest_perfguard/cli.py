@@ -11,16 +11,18 @@ import sys
 from collections.abc import Sequence
 
 from pytest_perfguard import __version__
-from pytest_perfguard.commands import explain, flamediff, prune, report
+from pytest_perfguard.commands import ab, explain, flamediff, prune, report
 from pytest_perfguard.commands.exit_codes import FAULT, OK, USAGE
 from pytest_perfguard.errors import MetricError, PerfguardError
 
-_COMMANDS = (report, explain, flamediff, prune)
+_COMMANDS = (report, explain, flamediff, prune, ab)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    options = _parser().parse_args(arguments)
+    own, after = ab.split(sys.argv[1:] if arguments is None else [*arguments])
+    options = _parser().parse_args(own)
+    options.pytest_arguments = after
     try:
         code: int = options.run(options)
         sys.stdout.flush()

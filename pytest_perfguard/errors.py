@@ -102,6 +102,14 @@ class ProfileFileError(PerfguardError):
     """A file with a profile cannot be read or written."""
 
 
+class RevisionError(PerfguardError):
+    """A comparison of revisions is asked for in a way that cannot be understood."""
+
+
+class ComparisonError(PerfguardError):
+    """Two revisions cannot be compared, or nothing can be said of them."""
+
+
 class MissingExtraError(PerfguardError, ImportError):
     """An optional library is needed and not installed."""
 

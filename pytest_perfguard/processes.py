@@ -15,25 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_perfguard.arguments import stripped
 from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import Run
 from pytest_perfguard.runs import read_run
 
-# Options that say what becomes of a session's results, which a fresh process has none of, or that
-# choose tests by what an earlier session found. Those in the first row take their value from the
-# next argument where it is not in the same.
-_WITH_VALUE = (
-    "--perfguard-json", "--perfguard-summary", "--perfguard-sarif", "--perfguard-openmetrics",
-    "--perfguard-processes", "--junitxml", "--junit-xml", "--html",
-    "--json-report-file", "--report-log", "--cov-report", "--log-file", "--alluredir",
-    "--benchmark-json", "--benchmark-save", "--maxfail", "--lfnf", "--last-failed-no-failures",
-)  # fmt: skip
-_PLAIN = (
-    "--perfguard", "--perfguard-update", "--perfguard-ratchet", "--perfguard-add-times", "-x",
-    "--exitfirst", "--lf", "--last-failed", "--ff", "--failed-first", "--nf", "--new-first",
-    "--sw", "--stepwise", "--sw-skip", "--stepwise-skip", "--sw-reset", "--stepwise-reset",
-    "--pdb", "--trace", "--benchmark-autosave", "--pastebin",
-)  # fmt: skip
 _FRESH = "PERFGUARD_FRESH_PROCESS"
 _MAX_OUTPUT = 2_000
 
@@ -90,15 +76,11 @@ def _place(config: pytest.Config) -> list[str]:
 def _arguments(config: pytest.Config) -> list[str]:
     """Return the arguments of the session, without its tests and without its results."""
     named = set(config.args)
-    kept, skip = [], False
-    for argument in map(str, config.invocation_params.args):
-        name, equals, _ = argument.partition("=")
-        if skip or argument in named or argument.startswith("@") or name in _PLAIN:
-            skip = False
-        elif name in _WITH_VALUE:
-            skip = not equals
-        else:
-            kept.append(argument)
+    kept = [
+        argument
+        for argument in stripped(map(str, config.invocation_params.args))
+        if argument not in named and not argument.startswith("@")
+    ]
     if config.pluginmanager.has_plugin("xdist"):
         kept.append("-n0")
     return kept

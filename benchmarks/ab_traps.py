@@ -1,0 +1,157 @@
+"""``perfguard ab`` on the sample service: a branch with each trap against the one without.
+
+A temporary repository holds the service. A branch for each trap switches it on by default; one more
+changes nothing but comments, and must be the same in everything. Prints a table, and exits with 1
+if a trap is not told or the comments are.
+
+    python benchmarks/ab_traps.py                        # all: an hour
+    python benchmarks/ab_traps.py lazy_owner comments    # some
+    python benchmarks/ab_traps.py --counts lazy_owner    # without what is timed
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from pytest_perfguard.ab import Wish, compare_revisions
+from pytest_perfguard.ab_results import Compared, Comparison
+from pytest_perfguard.errors import PerfguardError
+from pytest_perfguard.reports.ab_text import explained, text
+from sample_app.core.traps import KNOWN
+
+ROOT = Path(__file__).resolve().parents[1]
+SUITE = "sample_app/tests/performance"
+CONFIG = "sample_app/core/config.py"
+DEFAULT = "BeforeValidator(_traps)] = Traps()"
+COMMENTS = "comments"
+# What needs no count and no time to be seen, but memory.
+UNSEEN = ("leaking_dict",)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was told of a branch."""
+
+    branch: str
+    verdict: str
+    test: str = ""
+    what: str = ""
+    cause: str = ""
+    seconds: str = ""
+
+
+def git(folder: Path, *arguments: str) -> None:
+    """Run git as somebody."""
+    somebody = ("-c", "user.name=somebody", "-c", "user.email=somebody@localhost")
+    command = ["git", "-C", str(folder), *somebody, *arguments]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
+
+
+def make_repository(folder: Path, branches: Sequence[str]) -> None:
+    """Make a repository of the service, with a branch for each trap."""
+    shutil.copytree(
+        ROOT / "sample_app", folder / "sample_app", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    settings = ROOT.joinpath("pyproject.toml").read_text("utf-8")
+    own = settings[settings.index("[tool.pytest]") : settings.index("[tool.coverage")]
+    folder.joinpath("pyproject.toml").write_text(own, "utf-8")
+    folder.joinpath(".gitignore").write_text("__pycache__\n", "utf-8")
+    git(folder, "init", "-q", "-b", "main")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "The service")
+    config = folder / CONFIG
+    for branch in branches:
+        git(folder, "checkout", "-q", "-b", branch, "main")
+        if branch == COMMENTS:
+            for module in folder.joinpath("sample_app").rglob("*.py"):
+                if "tests" not in module.parts and "versions" not in module.parts:
+                    with module.open("a", encoding="utf-8") as file:
+                        file.write("# A comment.\n")
+        else:
+            source = config.read_text("utf-8")
+            if DEFAULT not in source:
+                raise SystemExit(f"{CONFIG} has no line with {DEFAULT!r} any more")
+            switched = DEFAULT.replace("Traps()", f'Traps.of(["{branch}"])')
+            config.write_text(source.replace(DEFAULT, switched), "utf-8")
+        git(folder, "commit", "-qam", branch)
+    git(folder, "checkout", "-q", "main")
+
+
+def told(branch: str, comparison: Comparison) -> Row:
+    """Return what was told of a branch: its worst test, with the cause."""
+    seconds = f"{comparison.seconds:.0f} s"
+    worst = next((t for t in comparison.compared if any(g.fails for g in t.grades)), None)
+    if worst is not None:
+        verdict = " and ".join(str(grade) for grade in sorted(worst.grades) if grade.fails)
+        return Row(branch, verdict, _name(worst.nodeid), *_cause(worst), seconds)
+    for each in comparison.apart:
+        if each.reason.startswith("passes in base only"):
+            return Row(branch, "fails", _name(each.nodeid), each.reason, "", seconds)
+    other = next((t for t in comparison.compared if t.grades), None)
+    if other is not None:
+        return Row(branch, str(other.grade), _name(other.nodeid), *_cause(other), seconds)
+    return Row(branch, "same", f"all of {len(comparison.compared)}", "", "", seconds)
+
+
+def _name(nodeid: str) -> str:
+    return nodeid.removeprefix(f"{SUITE}/")
+
+
+def _cause(test: Compared) -> tuple[str, str]:
+    """Return the first line of what is told of a test, and the first that names an operation."""
+    lines = [" ".join(line.split()) for line in explained(test)]
+    cause = next((line for line in lines if line.startswith(("+", "-", "fix:"))), "")
+    return lines[0] if lines else "", cause
+
+
+def main() -> int:
+    """Compare the branches and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("branches", nargs="*", metavar="TRAP")
+    parser.add_argument("--counts", action="store_true", help="leave out what is timed")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="write each comparison's text")
+    options = parser.parse_args()
+    branches = options.branches or [COMMENTS, *KNOWN]
+    if unknown := set(branches) - {COMMENTS, *KNOWN}:
+        parser.error(f"unknown trap {min(unknown)!r}; known: {', '.join(KNOWN)}")
+    arguments = (SUITE, "-k", "not test_times") if options.counts else (SUITE,)
+    rows = [Row("branch", "verdict", "first test", "what", "cause", "time")]
+    missed = False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        make_repository(folder, branches)
+        for branch in branches:
+            began = time.monotonic()
+            try:
+                comparison = compare_revisions(Wish("main", branch, arguments), folder)
+            except PerfguardError as error:
+                took = f"{time.monotonic() - began:.0f} s"
+                row, shown = Row(branch, "not compared", what=str(error), seconds=took), str(error)
+            else:
+                row, shown = told(branch, comparison), text(comparison)
+            rows.append(row)
+            is_same = row.verdict == "same"
+            missed |= is_same is not (branch == COMMENTS) and branch not in UNSEEN
+            print(
+                f"{branch}: {row.verdict} {row.what} ({row.seconds})", file=sys.stderr, flush=True
+            )
+            if options.keep:
+                options.keep.mkdir(parents=True, exist_ok=True)
+                options.keep.joinpath(f"{branch}.txt").write_text(shown, "utf-8")
+    widths = [max(map(len, column)) for column in zip(*map(astuple, rows), strict=True)]
+    for row in rows:
+        cells = zip(astuple(row), widths, strict=True)
+        print("  ".join(f"{cell:<{width}}" for cell, width in cells).rstrip())
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""Where the time of slower calls went: profiles of both sides, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pytest_perfguard.ab_results import Moved
+from pytest_perfguard.errors import ProfileFileError
+from pytest_perfguard.naming import safe_name
+from pytest_perfguard.profile_files import read_profile
+from pytest_perfguard.reports.flamegraph import Change, differential
+from pytest_perfguard.stacks import Profile, movers
+
+_MOVERS = 3
+_FILES = "*.profile.json"
+
+
+def what_moved(base: Path, head: Path, nodeid: str, call: str) -> Moved:
+    """Compare the profiles of a call.
+
+    Args:
+        base: folder with the profiles of the tests of base.
+        head: the same of head.
+        call: its name, as the duet has it.
+    """
+    try:
+        found = [_profiles(folder / safe_name(nodeid)) for folder in (base, head)]
+    except ProfileFileError as error:
+        return Moved(call, (f"no profile: {error}",))
+    # Of a call that is short there may be none, and then that of its test has to do, on both sides.
+    pairs = [[_of_call(side, call) for side in found], [_of_test(side) for side in found]]
+    before, after = next((pair for pair in pairs if None not in pair), (None, None))
+    if before is None or after is None:
+        return Moved(call, ("no profile: none was made when the test was run once more",))
+    before, after = before.per_call(), after.per_call()
+    change = Change(before.total, after.total, normalised=False)
+    moved = [f"{mover}" for mover in movers(before, after, _MOVERS)]
+    return Moved(
+        call,
+        (f"profiled: {change.headline}", *(moved or ["nothing moved in the profile"])),
+        differential(before, after),
+    )
+
+
+def _profiles(folder: Path) -> list[Profile]:
+    return [read_profile(path) for path in sorted(folder.glob(_FILES))]
+
+
+def _of_call(profiles: Iterable[Profile], call: str) -> Profile | None:
+    # The second call of a name in a test is numbered, and its profile is that of all of them.
+    name = call.partition(" #")[0]
+    return next((each for each in profiles if each.kind != "test" and each.name == name), None)
+
+
+def _of_test(profiles: Iterable[Profile]) -> Profile | None:
+    return next((each for each in profiles if each.kind == "test"), None)

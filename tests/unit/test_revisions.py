@@ -1,0 +1,256 @@
+"""Revisions of a real, tiny repository; nothing but git is run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_perfguard import guardian
+from pytest_perfguard.errors import ComparisonError, RevisionError
+from pytest_perfguard.revisions import Repository, workspace
+
+Git = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep git from what the user and the machine have set, and temporary folders in one place."""
+    for name in ("GIT_DIR", "GIT_INDEX_FILE", "GIT_WORK_TREE"):
+        monkeypatch.delenv(name, raising=False)
+    empty = tmp_path / "gitconfig"
+    empty.write_text("[user]\nname=me\nemail=me@localhost\n[init]\ndefaultBranch=main\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(empty))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    tmp_path.joinpath("tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    folder.joinpath("app").mkdir(parents=True)
+    folder.joinpath("app", "core.py").write_text("VALUE = 1\n")
+    folder.joinpath(".gitignore").write_text("ignored*\n")
+    git(folder, "init", "-q")
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", "one")
+    return folder
+
+
+def git(folder: Path, *arguments: str) -> str:
+    done = guardian.git(folder, *arguments)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def state(folder: Path) -> list[str]:
+    """Everything of a repository that a user would notice."""
+    index = folder.joinpath(".git", "index").read_bytes()
+    return [
+        *(git(folder, *a.split()) for a in ("status --porcelain", "stash list", "worktree list")),
+        git(folder, "for-each-ref"),
+        repr(index),
+        repr(sorted(path.name for path in folder.joinpath(".git").iterdir())),
+    ]
+
+
+def test_both_states_are_checked_out_and_the_users_own_is_left_alone(project: Path) -> None:
+    project.joinpath("app", "core.py").write_text("VALUE = 2\n")
+    project.joinpath("app", "staged.py").write_text("")
+    git(project, "add", "app/staged.py")
+    project.joinpath("new.py").write_text("")
+    project.joinpath("ignored.py").write_text("")
+    git(project, "stash", "list")
+    before = state(project)
+    repository = Repository(project / "app")
+    assert (repository.top, str(repository.prefix)) == (project, "app")
+    with workspace(repository) as work:
+        base, head = repository.resolve("main"), repository.head(work / "index")
+        assert str(head) == "the working tree (3 uncommitted files)"
+        assert repository.missed(base, head) == 0
+        for label, revision in (("base", base), ("head", head)):
+            assert repository.add_worktree(revision, work / label) == []
+        files = {
+            label: sorted(p.name for p in (work / label).rglob("*.py"))
+            for label in ("base", "head")
+        }
+        assert files == {"base": ["core.py"], "head": ["core.py", "new.py", "staged.py"]}
+        assert (work / "head" / "app" / "core.py").read_text() == "VALUE = 2\n"
+        assert (work / "base" / "app" / "core.py").read_text() == "VALUE = 1\n"
+    assert not work.exists()
+    assert state(project) == before
+
+
+def test_a_state_without_changes_is_that_of_the_last_commit(project: Path) -> None:
+    repository = Repository(project)
+    head = repository.head(project.parent / "index")
+    assert head == repository.resolve("HEAD")
+    assert str(head) == f"HEAD ({head.commit[:10]})"
+
+
+def test_a_hook_is_not_run(project: Path) -> None:
+    hook = project / ".git" / "hooks" / "post-checkout"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {project}/hooked\n")
+    hook.chmod(0o755)
+    repository = Repository(project)
+    with workspace(repository) as work:
+        repository.add_worktree(repository.resolve("HEAD"), work / "base")
+    assert not project.joinpath("hooked").exists()
+
+
+def test_an_error_inside_leaves_nothing(project: Path) -> None:
+    before = state(project)
+    repository = Repository(project)
+    with pytest.raises(KeyError), workspace(repository) as work:  # noqa: PT012 - it ends in one
+        repository.add_worktree(repository.resolve("HEAD"), work / "base")
+        work.joinpath("base", "locked").mkdir(mode=0o500)
+        raise KeyError
+    assert not work.exists()
+    assert state(project) == before
+
+
+def test_a_signal_that_ends_a_process_is_as_ctrl_c(project: Path) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), workspace(Repository(project)):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_what_is_left_of_a_killed_one_is_removed_by_the_next(project: Path) -> None:
+    before = state(project)
+    repository = Repository(project)
+    left = Path(tempfile.mkdtemp(prefix=guardian.PREFIX))
+    guardian.write_owner(left, project)
+    left.joinpath(guardian.LOCK).touch()
+    repository.add_worktree(repository.resolve("HEAD"), left / "base")
+    # One that was being made, and one whose folder somebody has removed.
+    git(project, "worktree", "lock", "--reason", "initializing", str(left / "base"))
+    gone = Path(tempfile.mkdtemp(prefix=guardian.PREFIX))
+    repository.add_worktree(repository.resolve("HEAD"), gone / "head")
+    shutil.rmtree(gone)
+    alive = subprocess.Popen(
+        [sys.executable, "-c", "input()"],
+        stdin=subprocess.PIPE,
+        env={**os.environ, guardian.MARKER: str(left)},
+    )
+    with workspace(repository) as work:
+        assert [*work.parent.iterdir()] == [work]
+        # One that is at work is left alone.
+        with workspace(repository) as second:
+            assert work.exists()
+        assert not second.exists()
+    assert alive.wait(10) == -signal.SIGKILL
+    assert alive.stdin is not None
+    alive.stdin.close()
+    assert state(project) == before
+
+
+def test_the_guardian_removes_what_a_killed_process_leaves(project: Path) -> None:
+    before = state(project)
+    script = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from pytest_perfguard.revisions import Repository, workspace\n"
+        f"repository = Repository(Path({str(project)!r}))\n"
+        "with workspace(repository) as work:\n"
+        "    repository.add_worktree(repository.resolve('HEAD'), work / 'base')\n"
+        "    print(work, flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": tempfile.gettempdir()},
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    work = Path(process.stdout.readline().strip())
+    assert work.joinpath("base", "app", "core.py").exists()
+    process.kill()
+    process.wait()
+    until = time.monotonic() + 30
+    while work.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.stdout.close()
+    process.stdin.close()
+    assert not work.exists()
+    assert state(project) == before
+
+
+# -- what cannot be done -------------------------------------------------------------------
+
+
+def test_a_revision_that_does_not_exist_is_told_with_what_may_be_meant(project: Path) -> None:
+    repository = Repository(project)
+    with pytest.raises(RevisionError, match="no revision 'mian' here: see 'git branch --all'"):
+        repository.resolve("mian")
+    with pytest.raises(RevisionError, match="'--all' is no revision"):
+        repository.resolve("--all")
+    git(project, "remote", "add", "origin", str(project))
+    git(project, "fetch", "-q", "origin")
+    git(project, "branch", "-m", "other")
+    with pytest.raises(RevisionError, match="did you mean origin/main"):
+        repository.resolve("main")
+    with pytest.raises(RevisionError, match="'git fetch origin release'"):
+        repository.resolve("origin/release")
+
+
+def test_a_shallow_clone_is_told_how_to_become_whole(project: Path, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", "--depth=1", project.as_uri(), str(clone))
+    with pytest.raises(RevisionError, match=r"git fetch --unshallow.*fetch-depth: 0"):
+        Repository(clone).resolve("HEAD~1")
+
+
+def test_a_place_without_a_repository_is_told(
+    tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ComparisonError, match="is in no git repository"):
+        Repository(tmp_path)
+    with pytest.raises(ComparisonError, match="without a checkout"):
+        Repository(project / ".git")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ComparisonError, match="git is not installed"):
+        Repository(project)
+
+
+def test_a_repository_without_a_commit_is_told(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "empty")
+    with pytest.raises(RevisionError, match="nothing has been committed yet"):
+        Repository(tmp_path / "empty").resolve("HEAD")
+
+
+def test_submodules_are_filled_from_what_is_here(project: Path, tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q", "library")
+    library = tmp_path / "library"
+    library.joinpath("lib.py").write_text("A = 1\n")
+    git(library, "add", "-A")
+    git(library, "commit", "-qm", "lib")
+    allowed = ("-c", "protocol.file.allow=always")
+    git(project, *allowed, "submodule", "--quiet", "add", str(library), "vendor/library")
+    git(project, "commit", "-qm", "with a submodule")
+    before = state(project)
+    repository = Repository(project)
+    with workspace(repository) as work:
+        assert repository.add_worktree(repository.resolve("HEAD"), work / "base") == []
+        assert work.joinpath("base", "vendor", "library", "lib.py").read_text() == "A = 1\n"
+        project.joinpath("vendor", "library", "lib.py").write_text("A = 2\n")
+        (note,) = repository.add_worktree(repository.resolve("HEAD"), work / "head")
+        assert note == "what is not committed in the submodule vendor/library is left out"
+    git(project / "vendor" / "library", "checkout", "-q", "lib.py")
+    assert state(project) == before
+    git(project, "submodule", "--quiet", "deinit", "-f", "vendor/library")
+    with workspace(repository) as work:
+        (note,) = repository.add_worktree(repository.resolve("HEAD"), work / "base")
+        assert "'git submodule update --init' first" in note
