@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         BaselineError,
         CacheError,
         GrowthError,
+        HistoryError,
         LimitError,
         MetricError,
         MissingExtraError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         StoreError,
         TaskError,
         TimingError,
+        UsageError,
     )
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.metrics import METRICS, Metric
@@ -39,6 +41,7 @@ __all__ = [
     "BaselineError",
     "CacheError",
     "GrowthError",
+    "HistoryError",
     "LimitError",
     "Measurement",
     "Metric",
@@ -55,6 +58,7 @@ __all__ = [
     "StoreError",
     "TaskError",
     "TimingError",
+    "UsageError",
     "read_run",
 ]
 

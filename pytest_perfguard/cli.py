@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from pytest_perfguard import __version__
-from pytest_perfguard.commands import explain, flamediff, prune, report
+from pytest_perfguard.commands import explain, flamediff, history, prune, report
 from pytest_perfguard.commands.exit_codes import FAULT, OK, USAGE
-from pytest_perfguard.errors import MetricError, PerfguardError
+from pytest_perfguard.errors import MetricError, PerfguardError, UsageError
 
-_COMMANDS = (report, explain, flamediff, prune)
+_COMMANDS = (report, history, explain, flamediff, prune)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
         sys.stdout.flush()
-    except MetricError as error:
+    except (MetricError, UsageError) as error:
         print(f"perfguard: {error}", file=sys.stderr)
         return USAGE
     except PerfguardError as error:

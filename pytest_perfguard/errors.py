@@ -12,6 +12,10 @@ class PerfguardError(Exception):
     """Base of every error that perfguard raises on its own account."""
 
 
+class UsageError(PerfguardError):
+    """A command was asked for something that there is not, or that it does not do."""
+
+
 class MetricError(PerfguardError, KeyError):
     """A metric was asked for by a name that is not in the table."""
 
@@ -76,6 +80,10 @@ class RunFileError(PerfguardError):
 
 class StoreError(PerfguardError):
     """Stored times cannot be read or written; what is there is left as it is."""
+
+
+class HistoryError(PerfguardError):
+    """A history cannot be read or written; what is there is left as it is."""
 
 
 class ProfileFileError(PerfguardError):

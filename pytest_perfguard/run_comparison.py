@@ -143,12 +143,19 @@ def compare_records(before: Record, after: Record, *, times: float | None = None
     return ChangedTest(before.nodeid, outcome, changes, operations, plans)
 
 
+def is_whole(record: Record) -> bool:
+    """Return whether a test came to its end: by passing, or by failing for a limit.
+
+    The numbers of a part of a test are those of no test.
+    """
+    return record.outcome == "passed" or bool(record.breaches)
+
+
 def _why_not(before: Record | None, after: Record | None, names: tuple[str, str]) -> str:
     if before is None or after is None:
         return f"only in {names[after is not None]}"
     for record, name in ((before, names[0]), (after, names[1])):
-        # A test that failed by a limit came to its end, and its numbers are those of all of it.
-        if record.outcome != "passed" and not record.breaches:
+        if not is_whole(record):
             return f"{record.outcome or 'not finished'} in {name}"
     kinds = databases(before), databases(after)
     if kinds[0] != kinds[1] and NO_DATABASE not in kinds:
