@@ -353,7 +353,6 @@ class History:
         runs: Sequence[StoredRun],
         *,
         metrics: Iterable[str] = (),
-        nodeids: Iterable[str] = (),
         changing: bool = False,
     ) -> list[Series]:
         """Return series of values in some runs, ordered by test and metric.
@@ -361,7 +360,6 @@ class History:
         Args:
             runs: the oldest first.
             metrics: those alone; all if there are none.
-            nodeids: those alone; all if there are none.
             changing: leave out those that have the same value in every run: most counts.
 
         Raises:
@@ -376,8 +374,6 @@ class History:
         narrowed: list[ColumnElement[bool]] = [of_runs]
         if wanted := sorted(set(metrics)):
             narrowed.append(names.c.name.in_(wanted))
-        if wanted := sorted(set(nodeids)):
-            narrowed.append(tests.c.nodeid.in_(wanted))
         query = (
             select(
                 tests.c.nodeid,

@@ -150,8 +150,6 @@ def check(
     *,
     branch: str | None = None,
     since: datetime | None = None,
-    nodeids: Collection[str] = (),
-    metrics: Collection[str] = JUDGED,
 ) -> Checked:
     """Look for what has become worse in the runs of a branch, by default that of the newest run.
 
@@ -159,7 +157,7 @@ def check(
         HistoryError: if the history cannot be read, or has no such run.
     """
     runs = newest_runs(history, branch=branch, since=since, limit=WINDOW)
-    series = history.series(runs, metrics=metrics, nodeids=nodeids, changing=True)
+    series = history.series(runs, metrics=JUDGED, changing=True)
     return judge(runs, series)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,7 @@ from pytest_perfguard.errors import HistoryError, UsageError
 from pytest_perfguard.history import DEFAULT, History, Series, StoredRun
 from pytest_perfguard.metrics import METRICS, lookup
 from pytest_perfguard.reports.trend_chart import chart
-from pytest_perfguard.trends import JUDGED, Worsening, check, judge, newest_runs, place, title, told
+from pytest_perfguard.trends import Worsening, check, newest_runs, place, title, told
 from pytest_perfguard.units import Unit, show
 
 _LISTED = 20
@@ -129,44 +130,41 @@ def _no_runs(history: History, options: argparse.Namespace) -> HistoryError:
 
 
 def _check(history: History, options: argparse.Namespace) -> int:
-    metrics, tests = _wanted(history, options)
-    checked = check(
-        history,
-        branch=options.branch,
-        since=options.since,
-        nodeids=tests,
-        metrics=metrics or JUDGED,
-    )
+    wanted = _wanted(history, options)
+    checked = check(history, branch=options.branch, since=options.since)
     if not checked.runs:
         raise _no_runs(history, options)
+    if wanted is not None:
+        metric, nodeids = wanted
+        found = [
+            one
+            for one in checked.worse
+            if one.series.metric == metric and one.series.nodeid in nodeids
+        ]
+        checked = replace(checked, worse=tuple(found))
     for line in told(checked, top=sys.maxsize):
         print(line.removeprefix("warning: worse over many runs: "))
     runs = f"{len(checked.runs):,} run{'' if len(checked.runs) == 1 else 's'}"
-    summary = f"{runs} of {checked.branch or 'no branch'}: "
-    summary += (
-        f"{checked.judged:,} numbers that are not always the same judged, "
-        f"{len(checked.worse):,} worse"
-    )
+    summary = f"{runs} of {checked.branch or 'no branch'}: {checked.judged:,} of the numbers that "
+    summary += f"are not always the same judged, {len(checked.worse):,} worse"
     if checked.short:
-        summary += (
-            f"; {checked.short:,} that vary not judged yet, with fewer than {FEWEST} runs here"
-        )
+        summary += f"; {checked.short:,} that vary have fewer than {FEWEST} runs so far"
     if len(checked.runs) < 2 * HELD:
         summary += f"; nothing is judged before {2 * HELD} runs"
     print(summary)
     return BREACH if checked.worse else OK
 
 
-def _wanted(history: History, options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Return the metrics and tests that were named, all that match; none for all."""
+def _wanted(history: History, options: argparse.Namespace) -> tuple[str, Collection[str]] | None:
+    """Return the metric and all tests that were named; None for everything."""
     if options.metric is None:
-        return [], []
+        return None
     known, nodeids = history.names()
     metric = _metric(options.metric, known)
     tests = [nodeid for nodeid in nodeids if (options.test or "") in nodeid]
     if not tests:
         raise UsageError(f"no test in {history.where} matches {options.test!r}")
-    return [metric], tests if options.test else []
+    return metric, tests
 
 
 def _metric(name: str, known: Sequence[str]) -> str:
@@ -201,8 +199,9 @@ def _one_test(
     if not runs:
         raise _no_runs(history, options)
     series = history.series(runs, metrics=[metric])
-    exact = [one for one in series if one.nodeid == options.test]
-    series = exact or [one for one in series if (options.test or "") in one.nodeid]
+    wanted = options.test or ""
+    whole = [one for one in series if f"::{one.nodeid}".endswith(f"::{wanted}")] if wanted else []
+    series = whole or [one for one in series if wanted in one.nodeid]
     tests = sorted({one.nodeid for one in series})
     if not tests:
         raise UsageError(f"no test with {metric} in these runs matches {options.test!r}")
@@ -227,12 +226,15 @@ def _accept(history: History, options: argparse.Namespace) -> int:
 def _draw(history: History, options: argparse.Namespace) -> int:
     runs, series = _one_test(history, options)
     by_id = {run.id: run for run in runs}
-    worse = {id(one.series): one for one in judge(runs, series).worse}
+    checked = check(history, branch=runs[-1].branch, since=options.since)
+    worse = {(w.series.nodeid, w.series.databases, w.series.metric): w for w in checked.worse}
     for number, one in enumerate(series):
         if number:
             print()
         of_series = [by_id[run] for run in one.values]
-        print("\n".join(_drawing(one, of_series, worse.get(id(one)))))
+        print(
+            "\n".join(_drawing(one, of_series, worse.get((one.nodeid, one.databases, one.metric))))
+        )
     return OK
 
 

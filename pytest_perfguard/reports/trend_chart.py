@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pytest_perfguard.units import Unit, show
@@ -25,6 +26,8 @@ def chart(
         plain: draw with ASCII alone.
     """
     low, high = _axis(values)
+    if unit is Unit.COUNT:
+        low = math.floor(low)
     labels = [show(low + (high - low) * row / _HEIGHT, unit) for row in (_HEIGHT, 0)]
     margin = max(map(len, labels))
     room = max(width - margin - 4, 10)
