@@ -27,8 +27,8 @@ class Outcome(StrEnum):
 
     WORSE = "worse"
     CHANGED = "changed"
-    TOLD = "told"
     BETTER = "better"
+    TOLD = "told"
     SAME = "same"
 
 
