@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pytest_perfguard.errors import (
         BaselineError,
         CacheError,
+        DiagnosisError,
         GrowthError,
         HistoryError,
         LimitError,
@@ -40,6 +41,7 @@ __all__ = [
     "METRICS",
     "BaselineError",
     "CacheError",
+    "DiagnosisError",
     "GrowthError",
     "HistoryError",
     "LimitError",

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from pytest_perfguard import __version__
-from pytest_perfguard.commands import compare, explain, flamediff, history, prune, report
+from pytest_perfguard.commands import compare, doctor, explain, flamediff, history, prune, report
 from pytest_perfguard.commands.exit_codes import FAULT, OK, USAGE
 from pytest_perfguard.errors import MetricError, PerfguardError, UsageError
 
-_COMMANDS = (report, compare, history, explain, flamediff, prune)
+_COMMANDS = (report, compare, history, doctor, explain, flamediff, prune)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

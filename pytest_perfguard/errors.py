@@ -16,6 +16,10 @@ class UsageError(PerfguardError):
     """A command was asked for something that there is not, or that it does not do."""
 
 
+class DiagnosisError(PerfguardError):
+    """A project cannot be looked at, since pytest does not start in it."""
+
+
 class MetricError(PerfguardError, KeyError):
     """A metric was asked for by a name that is not in the table."""
 

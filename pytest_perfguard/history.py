@@ -117,6 +117,11 @@ class History:
         return self._schema.shown(self._url)
 
     @property
+    def is_missing(self) -> bool:
+        """Whether there is nothing yet; of a database on a server, reading tells."""
+        return self._file is not None and not self._file.is_file()
+
+    @property
     def _file(self) -> Path | None:
         is_file = self._url.get_backend_name() == "sqlite" and "uri" not in self._url.query
         return Path(str(self._url.database)) if is_file else None
@@ -140,7 +145,7 @@ class History:
     @contextmanager
     def _reading(self) -> Iterator[Connection]:
         with self._schema.told(self._url, "cannot be read"):
-            if self._file is not None and not self._file.is_file():
+            if self.is_missing:
                 # SQLite would make an empty one.
                 raise HistoryError(
                     f"there is no history at {self.where}: "
