@@ -21,7 +21,7 @@ step are told apart by which fits better: a straight line, or two levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
@@ -68,29 +68,32 @@ class Found:
     rises: int = 0
 
 
-def find_exact(values: Sequence[float], *, higher_is_better: bool = False) -> Found | None:
+def find_exact(
+    values: Sequence[float], *, higher_is_better: bool = False, accepted: bool = False
+) -> Found | None:
     """Return what has become worse in a series of counts, however little it is.
 
     It is compared with the best level that was held for :data:`HELD` runs. A value that comes and
     goes is no level: as many runs have to be worse at the end, and none of them as good.
+
+    Args:
+        accepted: the first value is a level, since somebody has looked at it.
     """
     signed = [-value if higher_is_better else value for value in values]
-    if len(signed) < 2 * HELD or varies(signed):
+    if len(signed) < (HELD + 1 if accepted else 2 * HELD) or varies(signed):
         return None
-    held = [
-        (signed[start], start + HELD)
-        for start in range(len(signed) - HELD + 1)
-        if _is_level(signed[start : start + HELD])
-    ]
-    best = min((value for value, _ in held), default=None)
-    if best is None:
+    starts = range(len(signed) - HELD + 1)
+    levels = [signed[i] for i in starts if _is_level(signed[i : i + HELD])]
+    levels += signed[:1] if accepted else []
+    if not levels:
         return None
+    best = min(levels)
     end = max(index for index, value in enumerate(signed) if value <= best + _ROUNDING) + 1
     rest = signed[end:]
     if len(rest) < HELD:
         return None
     after = min(rest[-HELD:])
-    path = [best, *rest]
+    path = [best, *(min(value, after) for value in rest)]
     rises = sum(later > earlier for earlier, later in pairwise(path))
     sign = -1 if higher_is_better else 1
     kind = Kind.CREEP if rises > 1 else Kind.STEP
@@ -194,17 +197,17 @@ def _independent(beside: Sequence[float]) -> float:
         return 1.0
     product = sum(one * other for one, other in pairwise(ranks))
     # What is left beside a fitted change seems less correlated than it is.
-    correlation = min(max(product / square + 2 / len(beside), 0.0), 0.95)
+    correlation = min(max(product / square + 3 / len(beside), 0.0), 0.95)
     return (1 - correlation) / (1 + correlation)
 
 
-def shared(series: Mapping[Hashable, Mapping[int, float]]) -> dict[int, float]:
+def shared(series: Mapping[int, Mapping[int, float]]) -> dict[int, float]:
     """Return by how much all series were higher than usual in each run, as a factor.
 
     That is the machine, or what all tests have in common; what is left is their own.
 
     Args:
-        series: values by run, of one kind; with fewer than :data:`SHARED_BY` nothing can be told.
+        series: values by run, by whatever number; fewer than :data:`SHARED_BY` tell nothing.
     """
     if len(series) < SHARED_BY:
         return {}

@@ -191,7 +191,9 @@ def judge(runs: Sequence[StoredRun], series: Iterable[Series]) -> Checked:
     worse = []
     for one, values in exact:
         found = find_exact(
-            list(values.values()), higher_is_better=METRICS[one.metric].higher_is_better
+            list(values.values()),
+            higher_is_better=METRICS[one.metric].higher_is_better,
+            accepted=one.accepted in values,
         )
         if found is not None:
             worse.append(_worsening(runs, one, values, found))
