@@ -40,6 +40,8 @@ LEAST = 0.1
 CHANCE = 0.01
 # Series that it takes to tell what they share, which is the machine.
 SHARED_BY = 8
+# A change by so many times the median deviation that is left beside it is no mood of the machine.
+_CLEAR = 8.0
 _TINY = 1e-12
 _ROUNDING = 1e-6
 
@@ -142,13 +144,15 @@ def find_varying(
     line = [y - offset - slope * index for index, y in enumerate(logs)]
     creeps = sum(map(abs, line)) < sum(map(abs, flat))
     beside = line if creeps else flat
-    independent = _independent(beside)
-    if _probability(largest * math.sqrt(independent), len(logs)) > chance:
-        return None
     if creeps:
         levels = offset, offset + slope * (len(logs) - 1)
-    if levels[1] - levels[0] < math.log1p(least):
+    rise = levels[1] - levels[0]
+    if rise < math.log1p(least):
         return None
+    if rise < _CLEAR * median(map(abs, beside)):
+        likely = _probability(largest * math.sqrt(_independent(beside)), len(logs))
+        if likely > chance:
+            return None
     before, after = (math.exp(sign * level) for level in levels)
     return Found(Kind.CREEP, 0, before, after) if creeps else Found(Kind.STEP, at, before, after)
 
