@@ -211,6 +211,12 @@ def _unread(config: pytest.Config) -> Iterator[tuple[str, Path]]:
                     yield key, file
 
 
+def _has(file: Path, key: str) -> bool:
+    # A file of another name, as -c may give, has the sections of one of these.
+    sections = {section for known in _INI_FILES.values() for section in known}
+    return any(key in _keys(file, section) for section in sections)
+
+
 def _keys(file: Path, section: str) -> Sequence[str]:
     """Return the keys of a section; none where it cannot be read, as then nobody reads it."""
     with suppress(OSError, ValueError, configparser.Error):
@@ -247,7 +253,7 @@ def _shown(known: Option, value: object) -> str:
 def _where(config: pytest.Config, known: Option) -> str:
     """Return where a setting was written."""
     places = []
-    in_file = known.in_ini and known.key in getattr(config, "inicfg", {})
+    in_file = known.in_ini and config.inipath is not None and _has(config.inipath, known.key)
     given = config.getoption(known.key)
     if in_file and (given is None or known.repeated):
         places.append(str(config.inipath))
