@@ -11,16 +11,14 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from hashlib import sha256
+from datetime import datetime, timedelta
 from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_perfguard.baselines import databases
 from pytest_perfguard.errors import HistoryError, MissingExtraError
-from pytest_perfguard.metrics import METRICS
-from pytest_perfguard.model import Record, Run, encodable
+from pytest_perfguard.history_rows import Key, environment_key, in_utc, values_of
+from pytest_perfguard.model import Run, encodable
 from pytest_perfguard.run_comparison import is_whole
 
 if TYPE_CHECKING:
@@ -167,7 +165,7 @@ class History:
         Raises:
             HistoryError: if it cannot be written.
         """
-        found = {_Key.of(record): values_of(record) for record in run.records if is_whole(record)}
+        found = {Key.of(record): values_of(record) for record in run.records if is_whole(record)}
         if not found:
             raise HistoryError(
                 f"nothing was added to the history at {self.where}: no test was measured to its "
@@ -284,7 +282,7 @@ class History:
         from sqlalchemy import delete  # noqa: PLC0415
 
         table = self._schema.ACCEPTED
-        digest = _Key(series.nodeid, series.databases).digest
+        digest = Key(series.nodeid, series.databases).digest
         with self._writing() as connection:
             (test,) = self._known(connection, self._schema.TESTS, "digest", [digest]).values()
             (metric,) = self._known(
@@ -426,50 +424,6 @@ class History:
             )
             for (nodeid, kinds, metric, from_run), of_run in sorted(found.items())
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class _Key:
-    """A test on one kind of database, as it is told from others."""
-
-    nodeid: str
-    databases: str
-
-    @classmethod
-    def of(cls, record: Record) -> _Key:
-        # PostgreSQL's texts hold no zero byte.
-        nodeid = encodable(record.nodeid).replace("\0", "\\x00")
-        return cls(nodeid, databases(record)[:255])
-
-    @property
-    def digest(self) -> str:
-        return sha256(f"{self.databases}\n{self.nodeid}".encode()).hexdigest()
-
-
-def values_of(record: Record) -> dict[str, float]:
-    """Return the values that are kept of a test: not what a probe that saw nothing has counted."""
-    return {
-        name: float(value)
-        for name, value in record.metrics.items()
-        if METRICS[name].observed(record.span)
-    }
-
-
-def environment_key(environment: Mapping[str, str]) -> str:
-    """Return what times depend on, in words: the interpreter without its patch, and the machine.
-
-    Libraries are not in it: what they change is what a trend shows.
-    """
-    python = ".".join(environment.get("python", "").split(".")[:2])
-    words = [environment.get("implementation", ""), python]
-    words += [environment.get(name, "") for name in ("system", "machine")]
-    return " ".join(filter(None, words))[:255]
-
-
-def in_utc(moment: datetime) -> str:
-    """Return a moment as the history writes it; one without a zone is in UTC."""
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return aware.astimezone(UTC).isoformat(timespec="seconds")
 
 
 def _batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -145,8 +145,8 @@ def _check(history: History, options: argparse.Namespace) -> int:
     for line in told(checked, top=sys.maxsize):
         print(line.removeprefix("warning: worse over many runs: "))
     runs = f"{len(checked.runs):,} run{'' if len(checked.runs) == 1 else 's'}"
-    summary = f"{runs} of {checked.branch or 'no branch'}: {checked.judged:,} of the numbers that "
-    summary += f"are not always the same judged, {len(checked.worse):,} worse"
+    summary = f"{runs} of {checked.branch or 'no branch'}: "
+    summary += f"{checked.judged:,} numbers that changed judged, {len(checked.worse):,} worse"
     if checked.short:
         summary += f"; {checked.short:,} that vary have fewer than {FEWEST} runs so far"
     if len(checked.runs) < 2 * HELD:

@@ -16,7 +16,7 @@ from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.runs import read_run
 
 # Inner runs forget what they import, which this does not survive.
-assert postgresql
+assert postgresql.__name__
 
 Run = Callable[..., pytest.RunResult]
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_perfguard.history import Series, StoredRun, environment_key
+from pytest_perfguard.history import Series, StoredRun
+from pytest_perfguard.history_rows import environment_key
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.trends import DRAWN, JUDGED, drawable, judge, told
 
