@@ -84,7 +84,7 @@ def _history(options: argparse.Namespace) -> int:
         if options.metric:
             raise UsageError("--prune-before removes whole runs: leave out the metric")
         gone = history.clear_before(options.prune_before)
-        print(f"{gone:,} run{'' if gone == 1 else 's'} removed from {history.where}")
+        print(f"{gone:,} run{'' if gone == 1 else 's'} removed")
         return OK
     if options.accept is not None:
         return _accept(history, options)
