@@ -41,7 +41,7 @@ BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100_00
 
 sys.path.insert(0, str(ROOT))
 from sample_app.core.traps import KNOWN  # noqa: E402 - found on the path only now
-from tests.sample.test_traps import ERRORS, TRAPS  # noqa: E402
+from sample_app.tests.catches import JUDGED, RAISED  # noqa: E402
 
 
 @dataclass
@@ -122,7 +122,7 @@ def run(trap: str) -> tuple[bool, list[str]]:
     Returns:
         Whether it was red, in the way that the trap is to be seen, and why.
     """
-    seen = TRAPS.get(trap) or ERRORS.get(trap)
+    seen = JUDGED.get(trap) or RAISED.get(trap)
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -152,8 +152,8 @@ def run(trap: str) -> tuple[bool, list[str]]:
     if done.returncode and not trap:
         print(text, flush=True)
     is_red = done.returncode == 1
-    if trap in TRAPS:
-        is_red = bool(failed) and TRAPS[trap].breach.partition(" ")[0] in breached
+    if trap in JUDGED:
+        is_red = bool(failed) and JUDGED[trap].breach.partition(" ")[0] in breached
     return is_red, sorted(breached) or ["an error"]
 
 
@@ -232,7 +232,7 @@ def main() -> int:
     if arguments.minutes < math.inf and not arguments.log:
         parser.error("--minutes needs a --log to go on with")
     for trap in arguments.traps:
-        if trap not in TRAPS and trap not in ERRORS:
+        if trap not in JUDGED and trap not in RAISED:
             print(f"no test is said to catch {trap}: the whole suite is run, for any failure")
     log = Log(arguments.log, kept_busy=arguments.busy)
     deadline = time.monotonic() + 60 * arguments.minutes

@@ -238,6 +238,7 @@ _SOURCES = {
     "process": ("", "nothing of the process"),
     "loop": ("", "no running event loop"),
     "tasks": ("celery", "no task"),
+    "load": ("", "no load of perf.load"),
 }
 
 

@@ -38,7 +38,16 @@ _LIBRARIES = (
     ("psutil", "process", "process"),
     ("pyinstrument", "profile", "profile"),
 )
-_OTHERS = ("pytest", "pytest-xdist", "pytest-benchmark", "httpx", "requests", "flask", "django")
+_OTHERS = (
+    "pytest",
+    "pytest-xdist",
+    "pytest-benchmark",
+    "locust",
+    "httpx",
+    "requests",
+    "flask",
+    "django",
+)
 # Variables of services for continuous integration, each of which sets CI where it is left alone.
 _CI = ("GITHUB_ACTIONS", "GITLAB_CI", "BUILDKITE", "CIRCLECI", "JENKINS_URL", "TF_BUILD")
 _INI_FILES = {

@@ -64,6 +64,10 @@ class TaskError(PerfguardError, AssertionError):
     """A task is not retried as it should be, or nothing can be said of how it is."""
 
 
+class LoadError(PerfguardError):
+    """A load cannot be put on a server as it was asked for, or says nothing of it."""
+
+
 class BaselineError(PerfguardError):
     """A file of baselines cannot be used; it is left as it is."""
 

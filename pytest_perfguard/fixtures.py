@@ -6,6 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import iscoroutinefunction
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -14,6 +15,7 @@ from pytest_perfguard.contracts import ColdWarm, cold_warm, stampede
 from pytest_perfguard.endpoint_growth import scales_endpoints, walk
 from pytest_perfguard.errors import CacheError, GrowthError, LimitError, TaskError
 from pytest_perfguard.jobs import Job, Steps
+from pytest_perfguard.load import Load, load
 from pytest_perfguard.probes.cache import Watch
 from pytest_perfguard.probes.cache_counters import counter_of
 from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
@@ -526,6 +528,59 @@ class Perf:
         return check_policy(
             self._job(where), task, args, kwargs, patch=patch, error=error, times=times,
             backoff=backoff, max_retries=max_retries, budgets=_read(limits, where),
+        )  # fmt: skip
+
+    def load(
+        self,
+        locustfile: str | Path,
+        /,
+        *,
+        host: str,
+        users: int = 10,
+        spawn_rate: float | None = None,
+        run_time: float | str = "5s",
+        processes: int = 1,
+        user: str | Sequence[str] | None = None,
+        instances: str | None = None,
+        server: Any = None,
+        during: Callable[[], object] | None = None,
+        **limits: float | str,
+    ) -> Load:
+        """Put a load on a running server, by Locust in processes of its own.
+
+        A request that fails fails the test, unless ``load_failures`` or ``load_errors`` is
+        budgeted.
+
+        Args:
+            locustfile: path of it, from the root directory.
+            host: where the server is, as in ``"http://127.0.0.1:8000"``.
+            users: how many there are at once.
+            spawn_rate: how many of them come in a second; all of them by default.
+            run_time: how long the load lasts, in whole seconds.
+            processes: workers of Locust, for more load than one core can make.
+            user: the User class of the locustfile, or several; all of them by default.
+            instances: header by which the instances of the service tell which one answered.
+            server: the process of the server (its pid, or what ``Popen`` returned), of which the
+                CPU time for each request is read, with the processes below it.
+            during: called once, when all users are there and have got some answers: what disturbs
+                the service. The load goes on for ``run_time`` after it has returned.
+            limits: budgets, as in ``load_p95="200ms"`` or ``load_rps=20``.
+
+        Returns:
+            What was measured: ``load["load_p95"]``, ``load.endpoints`` and ``load.instances``.
+
+        Raises:
+            LoadError: if no server answers, the locustfile is broken, nothing was sent, or
+                the load makes no sense.
+            LimitError: if a budget cannot be read.
+            MissingExtraError: if Locust, or psutil for ``server``, is not installed.
+        """
+        __tracebackhide__ = True
+        where = self._where("perf.load")
+        return load(
+            self._job(where), locustfile, host=host, users=users, spawn_rate=spawn_rate,
+            run_time=run_time, processes=processes, user=user, instances=instances,
+            server=server, during=during, budgets=_read(limits, where),
         )  # fmt: skip
 
     def queue(self, queue: Queue) -> None:

@@ -46,6 +46,7 @@ _HOW = {
     "alloc_peak": "by tracemalloc, in a call of its own",
     "memory_percent": "by psutil and the kernel, against the limits of the control groups",
     "memory_*": "by psutil and the kernel's mark of the highest, while the span is open",
+    "load_*": "by Locust in processes of its own, which perf.load runs",
     "loop_stall": "by a thread that posts beats into every running event loop",
 }
 # Parts of names of what there should be none of.

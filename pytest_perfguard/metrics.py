@@ -236,6 +236,25 @@ def _longest(name: str) -> Callable[[Span], float | None]:
     )
 
 
+def _loads(name: str) -> Callable[[Span], list[float]]:
+    """Return what gives a level of each load in a span, or of the endpoint that the span is."""
+    return lambda span: [
+        part.peaks[name]
+        for part in ([span] if span.kind == "endpoint" else span.walk())
+        if name in part.peaks and (part.kind == "load" or part is span)
+    ]
+
+
+def _load(name: str, of: Callable[[list[float]], float] = sum) -> Callable[[Span], float | None]:
+    """Return what makes one number of a level of several loads."""
+    return lambda span: of(found) if (found := _loads(name)(span)) else None
+
+
+def _load_failures(span: Span) -> float | None:
+    requests = _load("load_requests")(span)
+    return (_load("load_errors")(span) or 0) / requests if requests else None
+
+
 # Each in its own words; the definitions are in pytest_perfguard.stats.
 _STATISTICS = {
     "mean": "Mean",
@@ -660,6 +679,109 @@ METRICS: dict[str, Metric] = {
             "Tasks that failed for good: with an error that is not retried, or after the last "
             "retry.",
             on_request=True,
+        ),
+        Metric(
+            "load_requests",
+            Unit.COUNT,
+            "load",
+            _load("load_requests"),
+            "Requests that the users of perf.load sent. A budget is a floor.",
+            higher_is_better=True,
+            neutral=True,
+            tallied=False,
+            stored=False,
+        ),
+        Metric(
+            "load_errors",
+            Unit.COUNT,
+            "load",
+            _load("load_errors"),
+            "Requests of perf.load that failed: that were not answered, were answered with a "
+            "status of 400 or more, or that the locustfile calls failed.",
+            tallied=False,
+            stored=False,
+        ),
+        Metric(
+            "load_failures",
+            Unit.SHARE,
+            "load",
+            _load_failures,
+            "Share of the requests of perf.load that failed. It is 0 where neither this nor "
+            "load_errors is budgeted.",
+            tallied=False,
+            stored=False,
+        ),
+        Metric(
+            "load_rps",
+            Unit.COUNT,
+            "load",
+            _load("load_rps", min),
+            "Requests per second of perf.load, those that failed included; the smallest where "
+            "there were several loads. A budget is a floor.",
+            higher_is_better=True,
+            tallied=False,
+            stored=False,
+        ),
+        *(
+            Metric(
+                f"load_{statistic}",
+                Unit.SECONDS,
+                "load",
+                _level(f"load_{statistic}"),
+                f"{title} of the times of perf.load's requests, at the slowest endpoint that has "
+                "so many; as Locust rounds them, to two digits above 100 ms.",
+                guide="200ms",
+                tallied=False,
+                stored=False,
+            )
+            for statistic, title in _STATISTICS.items()
+            if statistic in ("p95", "p99")
+        ),
+        Metric(
+            "load_cpu",
+            Unit.SECONDS,
+            "load",
+            _load("load_cpu", max),
+            "CPU time of the server's processes for each request of perf.load, where server= says "
+            "which they are.",
+            tallied=False,
+            stored=False,
+            needs="no load of a server that is known (server=)",
+        ),
+        Metric(
+            "load_instances",
+            Unit.COUNT,
+            "load",
+            _load("load_instances", min),
+            "Instances of the service that answered requests of perf.load, where instances= says "
+            "how they are told apart. A budget is a floor.",
+            higher_is_better=True,
+            neutral=True,
+            tallied=False,
+            stored=False,
+            needs="no instance that is told apart (instances=)",
+        ),
+        Metric(
+            "load_imbalance",
+            Unit.SHARE,
+            "load",
+            _load("load_imbalance", max),
+            "By how much the busiest instance answered more requests of perf.load than its share: "
+            "20 % where one of two answered 60 of 100.",
+            tallied=False,
+            stored=False,
+            needs="no two instances that are told apart (instances=)",
+        ),
+        Metric(
+            "load_recovery",
+            Unit.SECONDS,
+            "load",
+            _load("load_recovery", max),
+            "Time from what during= of perf.load did until no request failed any more and as many "
+            "instances answered as before.",
+            tallied=False,
+            stored=False,
+            needs="no disturbance of a load (during=)",
         ),
         Metric(
             "py_calls",

@@ -178,8 +178,9 @@ class Span(_Data):
     tallies exclude those of its ``children``; :meth:`walk` gives both.
 
     Attributes:
-        kind: ``test``, ``block``, ``request``, ``task`` (one try of a background task) or
-            ``call`` (a function that is timed).
+        kind: ``test``, ``block``, ``request``, ``task`` (one try of a background task),
+            ``call`` (a function that is timed), ``load`` (users of ``perf.load``) or ``endpoint``
+            (what one got of a load).
         seconds: wall time from opening to closing.
         calls: how many spans this one stands for; more than 1 where many were folded into one.
         peaks: highest levels by name, e.g. ``pool_peak``.

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
+from hashlib import pbkdf2_hmac
 from inspect import unwrap
 from itertools import count
 from typing import Any, Final, Self, TypeVar
@@ -22,9 +23,10 @@ from fastapi import APIRouter, FastAPI, Request, Response, status
 from fastapi.concurrency import run_in_threadpool
 from prometheus_client import start_http_server
 from pydantic import TypeAdapter
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sample_app.api import resources
@@ -62,7 +64,7 @@ from sample_app.schemas.common import MAX_PAGE_SIZE, KeysetPage, Page, Paginatio
 from sample_app.schemas.resource import ResourceCreate, ResourceRead
 from sample_app.worker.high_priority import post
 from sample_app.worker.queue import Tasks
-from sample_app.worker.services import lent
+from sample_app.worker.services import Services, lent
 from sample_app.worker.tasks import process_data
 
 T = TypeVar("T")
@@ -74,6 +76,8 @@ def install(app: FastAPI, traps: Traps) -> None:
         app.dependency_overrides[pagination] = broken_pagination(traps)
     if traps.enabled("mean_hides_outlier"):
         app.add_middleware(Sluggish)
+    if traps.enabled("slow_checksum"):
+        app.add_middleware(Checking)
     for name, router in _ROUTERS.items():
         if traps.enabled(name):
             # Included, they heed the overrides of the application, which others of us make.
@@ -83,9 +87,10 @@ def install(app: FastAPI, traps: Traps) -> None:
     for name, (dependency, twin) in _DEPENDENCIES.items():
         if traps.enabled(name):
             app.dependency_overrides[dependency] = twin
-    if traps.enabled("task_per_row"):
-        app.state.tasks = TaskPerRow(app.state.tasks.services)
-    crud_traps = ("lazy_owner", "lazy_related", "open_fields", "pickled_rows", "deep_offset")
+    queues = {"task_per_row": TaskPerRow, "one_at_a_time": InTurn}
+    if bases := [twin for name, twin in queues.items() if traps.enabled(name)]:
+        app.state.tasks = type("BrokenTasks", tuple(bases), {})(app.state.tasks.services)
+    crud_traps = ("lazy_owner", "lazy_related", "open_fields", *_TWINS)
     if any(map(traps.enabled, crud_traps)):
         crud = broken_resource_crud(traps)
         app.dependency_overrides[resource_crud] = lambda: crud
@@ -99,8 +104,7 @@ def broken_resource_crud(traps: Traps) -> CRUDResource:
     if not traps.enabled("lazy_related"):
         loads.append(LOAD_RELATED_ITEMS)
     any_field = traps.enabled("open_fields")
-    twins = {"pickled_rows": PicklingCRUD, "deep_offset": SkippingCRUD}
-    bases = [twin for name, twin in twins.items() if traps.enabled(name)] or [CRUDResource]
+    bases = [twin for name, twin in _TWINS.items() if traps.enabled(name)] or [CRUDResource]
     twin: type[CRUDResource] = type("BrokenCRUD", tuple(bases), {})
     return twin(
         sort_fields=AnyAttribute() if any_field else SORT_FIELDS,
@@ -141,6 +145,7 @@ def cache_class(traps: Traps) -> type[Cache]:
         "blocking_redis": BlockingCache,
         "falsy_is_a_miss": ForgetfulCache,
         "stampede": ImpatientCache,
+        "kept_for_ever": EternalCache,
     }
     bases = [twin for name, twin in twins.items() if traps.enabled(name)]
     return type("BrokenCache", tuple(bases), {}) if bases else Cache
@@ -197,6 +202,14 @@ class ImpatientCache(Cache):
 
     def _lock(self, name: str) -> asyncio.Lock:  # noqa: ARG002 - one for each is none for all
         return asyncio.Lock()
+
+
+class EternalCache(Cache):
+    """``kept_for_ever``: who wrote it forgot that nobody reads most of it again."""
+
+    async def _keep(self, entry: Entry[T], lease: str, answer: Answer[T]) -> None:
+        await self._redis.set(self._key(entry.name), entry.schema.dump_json(answer.value))
+        await self._end_lease(entry, lease)
 
 
 def metrics_middleware(traps: Traps) -> Callable[..., ASGIApp]:
@@ -258,6 +271,36 @@ class Sluggish:
         """Serve a request, now or later."""
         if scope["type"] == "http" and next(self._numbers) % 16 == 0:
             await asyncio.sleep(0.25)
+        await self._app(scope, receive, send)
+
+
+def compression(traps: Traps) -> Callable[..., ASGIApp]:
+    """Give the middleware that compresses responses."""
+    return Uncompressed if traps.enabled("uncompressed") else GZipMiddleware
+
+
+class Uncompressed(GZipMiddleware):
+    """``uncompressed``: what a client could take in a fifth of the bytes goes out in full."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass all through."""
+        await self.app(scope, receive, send)
+
+
+class Checking:
+    """``slow_checksum``: PBKDF2 is meant to be slow, and one checksum leads to another."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, with checksums of its path."""
+        if scope["type"] == "http":
+            checksum = partial(pbkdf2_hmac, "sha256", scope["path"].encode(), iterations=300_000)
+            await asyncio.gather(
+                asyncio.to_thread(checksum, salt=b"etag"),
+                asyncio.to_thread(checksum, salt=b"signature"),
+            )
         await self._app(scope, receive, send)
 
 
@@ -389,6 +432,19 @@ class TaskPerRow(Tasks):
                 process_data.delay(id_)
 
 
+class InTurn(Tasks):
+    """``one_at_a_time``: announcements come in order, and as slowly as the webhook takes them."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
+        self._lock = threading.Lock()
+
+    def announce(self, resource_id: int) -> None:
+        """Wait for the turn, and have the webhook told."""
+        with self._lock:
+            super().announce(resource_id)
+
+
 hasty = APIRouter()
 
 
@@ -443,6 +499,14 @@ class SkippingCRUD(CRUDResource):
         return page[:page_size], page[page_size - 1].id if len(page) > page_size else None
 
 
+class HoardingCRUD(CRUDResource):
+    """``counted_in_memory``: ``len(all())`` instead of ``SELECT count(*)``."""
+
+    def _count(self, db: Session, criteria: Sequence[ColumnElement[bool]]) -> int:
+        """Load all rows to see how many there are."""
+        return len(db.execute(select(*Resource.__table__.columns).where(*criteria)).all())
+
+
 class LoweringCRUD(CRUDUser):
     """``lower_email``: an index on the column knows nothing of what a function makes of it."""
 
@@ -451,6 +515,11 @@ class LoweringCRUD(CRUDUser):
         return db.scalar(select(User).where(func.lower(User.email) == email.lower()))
 
 
+_TWINS: Final[Mapping[str, type[CRUDResource]]] = {
+    "pickled_rows": PicklingCRUD,
+    "deep_offset": SkippingCRUD,
+    "counted_in_memory": HoardingCRUD,
+}
 # Endpoints that are found before the service's own.
 _ROUTERS: Final[Mapping[str, APIRouter]] = {
     "session_in_key": keyed_by_session,

@@ -8,9 +8,9 @@ from contextlib import aclosing, asynccontextmanager
 from functools import cache
 from typing import Any, Final, cast
 
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response, status
 from fastapi.exceptions import RequestValidationError
-from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse
 
 from sample_app import broken
@@ -18,6 +18,7 @@ from sample_app.api import resources, users
 from sample_app.core.config import Settings
 from sample_app.core.database import Database
 from sample_app.core.metrics import CONTENT_TYPE, Metrics
+from sample_app.core.middleware import InstanceMiddleware
 from sample_app.crud.base import UnknownFieldError
 from sample_app.crud.resource import UnknownOwnerError
 from sample_app.worker.queue import Tasks
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = settings.threads
         # The client belongs to the event loop of the server, which runs by now.
         async with aclosing(broken.cache_class(settings.traps).from_settings(settings)) as cache:
             app.state.cache = cache
@@ -52,9 +54,11 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     app.state.database = database
     app.state.metrics = metrics
     app.state.tasks = Tasks(Services(settings, database, metrics))
-    app.add_middleware(GZipMiddleware, minimum_size=_COMPRESSED_FROM)
+    app.add_middleware(broken.compression(settings.traps), minimum_size=_COMPRESSED_FROM)
     # Added last, it is the outermost: compressing is part of the time.
     app.add_middleware(broken.metrics_middleware(settings.traps), metrics=metrics)
+    if settings.instance_header is not None:
+        app.add_middleware(InstanceMiddleware, header=settings.instance_header)
     app.include_router(resources.router)
     app.include_router(users.router)
     app.add_api_route("/healthz", healthz, tags=["health"])

@@ -150,7 +150,8 @@ def evidence(span: Span, metrics: Iterable[str], width: int = 100) -> list[str]:
     if len(candidates) > _MAX_CAUSES:
         lines.append(f"... and {len(candidates) - _MAX_CAUSES} more candidates")
     facts = told(map(_with_values, span.walk()))
-    lines += [facts[name] for name in METRICS if name in wanted and name in facts]
+    # What explains several metrics is said once.
+    lines += dict.fromkeys(facts[name] for name in METRICS if name in wanted and name in facts)
     lines += _computed(span) if wanted & {"cpu_time", "cpu_percent"} else []
     parts = (name.partition("_") for name in wanted)
     if times := {name for group, _, name in parts if group in _TIMED and name in STATISTICS}:

@@ -24,6 +24,10 @@ class Settings(BaseSettings):
     pool_overflow: int = Field(default=10, ge=0)
     pool_timeout: float = Field(default=5.0, gt=0)
     """Seconds to wait for a connection: failing soon beats a queue of stalled requests."""
+    threads: int = Field(default=40, ge=1)
+    """How many requests of a process may be at work in threads at once; the others wait."""
+    instance_header: str | None = Field(default=None, pattern=r"^[A-Za-z0-9-]+$")
+    """In which header a response tells the process that has made it; without it, in none."""
     redis_url: str | None = None
     """Where the cache is; without it, in this process alone."""
     redis_timeout: float = Field(default=0.25, gt=0)

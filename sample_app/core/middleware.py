@@ -6,9 +6,11 @@ each message through a stream. Requests that raise are observed like any other, 
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Final
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sample_app.core.metrics import Metrics
@@ -62,6 +64,24 @@ class MetricsMiddleware:
     def endpoint(self, scope: Scope) -> str:
         """Give the template of the route: the path would make one time series for every id."""
         return route_template(scope)
+
+
+class InstanceMiddleware:
+    """Tells in each response which process has made it, so that shares of a load can be seen."""
+
+    def __init__(self, app: ASGIApp, header: str) -> None:
+        self._app = app
+        self._header = header
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[self._header] = str(os.getpid())
+            await send(message)
+
+        await self._app(scope, receive, told if scope["type"] == "http" else send)
 
 
 def route_template(scope: Scope) -> str:

@@ -37,6 +37,13 @@ KNOWN: Final = MappingProxyType(
         "http_in_transaction": "the webhook is called before the transaction is committed",
         "deep_offset": "the listing by key skips what was seen by OFFSET",
         "index_order": "idx_resource_status_created holds created_at before status",
+        "uncompressed": "responses are sent as they are, however long",
+        "kept_for_ever": "answers are kept without a time to live",
+        "retry_at_once": "a task that failed is tried again without any wait",
+        "slow_checksum": "each response gets a checksum that is as slow as one of a password",
+        "counted_in_memory": "the total of a list is the length of the list of all rows",
+        "locust_without_id": "the load test's user never keeps the id of what it has created",
+        "one_at_a_time": "a lock is held while the webhook is told: writers wait for each other",
         "lower_email": "a user is looked up by lower(users.email), which no index holds",
     }
 )

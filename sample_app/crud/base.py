@@ -87,7 +87,7 @@ class CRUDBase(Generic[ModelT, CreateT, UpdateT]):
         # Names are looked up first: an unknown one must not cost a statement.
         criteria = self._criteria(filters or {})
         order = self._order(sort_by, sort_order)
-        total = db.scalar(select(func.count()).select_from(self.model).where(*criteria))
+        total = self._count(db, criteria)
         query = (
             select(self.model)
             .where(*criteria)
@@ -96,7 +96,10 @@ class CRUDBase(Generic[ModelT, CreateT, UpdateT]):
             .offset((page - 1) * page_size)
             .limit(page_size)
         )
-        return Found(db.scalars(query).all(), total or 0, page, page_size)
+        return Found(db.scalars(query).all(), total, page, page_size)
+
+    def _count(self, db: Session, criteria: Sequence[ColumnElement[bool]]) -> int:
+        return db.scalar(select(func.count()).select_from(self.model).where(*criteria)) or 0
 
     def get_page_after(
         self,

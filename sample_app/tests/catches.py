@@ -8,13 +8,14 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
 SUITE: Final = "sample_app/tests/performance"
+LOAD: Final = "sample_app/tests/load/test_load.py"
 
 
 class Seen(NamedTuple):
     """What a trap must be seen to do.
 
-    ``line`` is a piece of the source line to blame, in ``file``. Runs of blanks count as one, as
-    the columns are as wide as what else is in them.
+    ``line`` is a piece of the source line to blame, in ``file``; empty for what no single line
+    does. Runs of blanks count as one, as the columns are as wide as what else is in them.
     """
 
     test: str
@@ -192,7 +193,7 @@ JUDGED: Final[Mapping[str, Seen]] = {
         "tx_calls 1 > 0",
         "1x HTTP POST /announcements inside a transaction that had written: INSERT resources at",
         "sample_app/worker/high_priority.py",
-        "response = httpx2.post(url, json=content, timeout=timeout)",
+        "response = httpx2.post(url, json=content, timeout=timeout, verify=_certificates())",
         "fix: commit first and call then, or call first and write then",
     ),
     "deep_offset": Seen(
@@ -215,6 +216,52 @@ JUDGED: Final[Mapping[str, Seen]] = {
         'fix: op.create_index("ix_resources_status_created_at", "resources", ["status", '
         '"created_at"]) # idx_resource_status_created has them in another order: created_at, '
         "status\n",
+    ),
+    "uncompressed": Seen(
+        "test_list.py::test_a_page_is_compressed",
+        "1 of 2 budgets exceeded in GET /api/resources",
+        "response_bytes 7.65 KiB > 3 KiB",
+        "largest response: GET /api/resources, ",
+        "sample_app/tests/performance/test_list.py",
+        'assert reader.get("/api/resources").status_code == 200',
+        "fix: compress it, as Starlette's GZipMiddleware does, or answer with less",
+    ),
+    "kept_for_ever": Seen(
+        "test_cache.py::test_what_is_kept_expires",
+        "1 of 4 budgets exceeded in test_what_is_kept_expires",
+        "cache_writes_without_ttl 2 > 0",
+        "1x SET sample_app-list_resources:{…} without an expiry",
+        "sample_app/broken.py",
+        "await self._redis.set(self._key(entry.name), entry.schema.dump_json(answer.value))",
+        "fix: give it one: ex=300 (seconds), or EXPIRE in the same pipeline",
+    ),
+    "slow_checksum": Seen(
+        "test_resources.py::test_twenty_requests_a_second_leave_the_cpu_time_for_others",
+        " exceeded in test_twenty_requests_a_second_leave_the_cpu_time_for_others",
+        "cpu_time",
+        "",
+        "",
+        "",
+        "fix: profile it (--perfguard-profile=failed), and compute less, or once for all",
+    ),
+    "counted_in_memory": Seen(
+        "test_list.py::test_the_largest_page_takes_no_more",
+        "1 of 4 budgets exceeded in GET /api/resources",
+        "sql_rows 5,395 > 500",
+        "rows fetched by 1x SELECT resources: 5,000",
+        "sample_app/broken.py",
+        "len(db.execute(select(*Resource.__table__.columns).where(*criteria)).all())",
+        "fix: fetch only what is used: a LIMIT, a narrower WHERE, or the count instead of the rows",
+    ),
+    "one_at_a_time": Seen(
+        f"{LOAD}::test_writers_do_not_wait_for_each_other",
+        "1 of 2 budgets exceeded in load of locustfile.py",
+        "load_p95",
+        "POST /api/resources: p95 ",
+        LOAD,
+        'perf.load(LOCUSTFILE, host=url, user="Writer"',
+        "fix: compare it with one user (users=1): what is fast then waits for others: look for a "
+        "lock",
     ),
     "lower_email": Seen(
         "test_plans.py::test_a_user_is_found_by_an_address_in_any_case",
@@ -244,6 +291,23 @@ RAISED: Final[Mapping[str, Raised]] = {
         "AssertionError: requests that raised were not observed: observe in a finally clause",
         "sample_app/tests/performance/test_metrics.py",
         "assert re.search(errors, ",
+    ),
+    "retry_at_once": Raised(
+        "test_tasks.py::test_a_database_that_is_away_is_waited_for_ever_longer",
+        r"pytest_perfguard\.errors\.TaskError: perf\.task, \S+: task \S+process_data "
+        r"\(\S+\) waits 0, 0, 0 seconds, which is no exponential backoff",
+        "sample_app/tests/performance/test_tasks.py",
+        "policy = perf.task(",
+    ),
+    # It is the users that are broken, not the service.
+    "locust_without_id": Raised(
+        f"{LOAD}::test_users_of_the_api",
+        r"pytest_perfguard\.errors\.LoadError: perf\.load, sample_app/tests/load/test_load\.py:\d+:"
+        r" the locustfile raises, so its users do not do what they should: AttributeError: "
+        r"'APIUser' object has no attribute 'resource_id' \(\d+ times\)\nE +at "
+        r"sample_app/tests/load/locustfile\.py:\d+ in update_resource\n",
+        LOAD,
+        'load = perf.load(LOCUSTFILE, host=one_worker.url, user="APIUser"',
     ),
     # Both are about what the service does besides answering, which it tells itself.
     "task_metrics_per_try": Raised(
@@ -278,7 +342,12 @@ def node_id(test: str) -> str:
 
 
 def place_of(seen: Seen | Raised) -> str:
-    """Return ``file:line`` of the line to blame, wherever in its file it stands today."""
+    """Return ``file:line`` of the line to blame, wherever in its file it stands today.
+
+    Empty where there is none.
+    """
+    if not seen.file:
+        return ""
     lines = (ROOT / seen.file).read_text("utf-8").splitlines()
     (number,) = (number for number, line in enumerate(lines, 1) if seen.line in line)
     return f"{seen.file}:{number}"

@@ -49,8 +49,12 @@ class Caught:
         return (self.trap, self.test, self.metric, self.line, self.advice)
 
 
-# Those that change no count: a budget on time or memory sees them, a baseline of counts cannot.
-UNCOUNTED = ("mean_hides_outlier", "leaking_dict", "sleep_in_loop")
+# Those that change no count: a budget on time or memory sees them, a baseline of counts cannot; and
+# those that only a load shows.
+UNCOUNTED = (
+    "mean_hides_outlier", "leaking_dict", "sleep_in_loop", "locust_without_id", "one_at_a_time",
+    "retry_at_once", "slow_checksum",
+)  # fmt: skip
 COUNTED = tuple(trap for trap in KNOWN if trap not in UNCOUNTED)
 
 
@@ -128,7 +132,7 @@ def check(trap: str, ran: Ran) -> Caught:
     metric = seen.breach.split()[0]
     lines = [_BLANKS.sub(" ", line) for line in section.splitlines()]
     breach = _first(lines, f" {metric} ").partition(" perf")[0]
-    blamed = any(re.match(rf" at {re.escape(place)}\b", line) for line in lines)
+    blamed = not place or any(re.match(rf" at {re.escape(place)}\b", line) for line in lines)
     advised = any(line.startswith(f" {seen.advice.splitlines()[0]}") for line in lines)
     wrong = ""
     if not breach:
@@ -138,7 +142,7 @@ def check(trap: str, ran: Ran) -> Caught:
     elif not advised:
         wrong = f"the advice is another one than {seen.advice!r}"
     told = seen.advice.splitlines()[0].removeprefix("fix: ")
-    return Caught(trap, seen.test, f"{metric} {breach}", place, told, wrong)
+    return Caught(trap, seen.test, f"{metric} {breach}", place or "-", told, wrong)
 
 
 def _unnamed(place: str) -> str:

@@ -1,4 +1,4 @@
-"""The trap of the tasks themselves; the others are in :mod:`sample_app.broken`."""
+"""The traps of the tasks themselves; the others are in :mod:`sample_app.broken`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from sample_app.core.traps import Traps
 def task_observer(traps: Traps) -> type[TaskObserver]:
     """Give what notes how tasks end."""
     return PerTryObserver if traps.enabled("task_metrics_per_try") else TaskObserver
+
+
+def wait(traps: Traps, seconds: int) -> int:
+    """``retry_at_once``: what is away is asked again while it is away."""
+    return 0 if traps.enabled("retry_at_once") else seconds
 
 
 class PerTryObserver(TaskObserver):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from functools import cache
 from typing import Final
 
 import httpx2
@@ -43,6 +45,12 @@ def post(url: str, content: dict[str, object], timeout: float) -> None:
         RefusedError: if the webhook answers with an error of its own.
         httpx2.TransportError: if it does not answer.
     """
-    response = httpx2.post(url, json=content, timeout=timeout)
+    response = httpx2.post(url, json=content, timeout=timeout, verify=_certificates())
     if response.status_code >= _SERVER_ERROR:
         raise RefusedError(f"status {response.status_code}")
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read the certificates of the machine once: it takes more CPU time than an announcement."""
+    return ssl.create_default_context()

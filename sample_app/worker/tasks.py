@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from sample_app.core.celery_app import celery_app
 from sample_app.crud.summary import summarize
+from sample_app.worker.broken import wait
 from sample_app.worker.services import services
 
 MAX_RETRIES: Final = 3
@@ -39,7 +40,8 @@ def _process(task: Task, data_ids: Sequence[int]) -> int:
     try:
         return process_data_impl(data_ids)
     except _TRANSIENT as error:
-        raise task.retry(exc=error, countdown=backoff(task.request.retries)) from error
+        countdown = wait(services().settings.traps, backoff(task.request.retries))
+        raise task.retry(exc=error, countdown=countdown) from error
 
 
 def process_data_impl(data_ids: Sequence[int]) -> int:

@@ -65,7 +65,7 @@ def run(command: list[str], folder: Path, *, may_fail: bool = False) -> str:
         "COLUMNS": "80",
         "PYTHONPATH": str(folder),
         "PYTHONIOENCODING": "utf-8",
-        "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider",
+        "PYTEST_ADDOPTS": "-p no:asyncio -p no:cacheprovider -p no:locust",
     }
     environment.pop("CI", None)
     done = subprocess.run(

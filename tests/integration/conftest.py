@@ -112,7 +112,9 @@ def pytest_unconfigure():
         sys.modules["shop"].engine.dispose()
 """
 # The plugins of other libraries only cost time, except where they are what is tested.
-LEAN = ("-p", "no:anyio", "-p", "no:asyncio", "-p", "no:hypothesispytest")
+LEAN = (
+    "-p", "no:anyio", "-p", "no:asyncio", "-p", "no:hypothesispytest", "-p", "no:locust",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ _UNKNOWN = {
     "cpu_time", "cpu_percent", "memory_peak", "memory_growth", "memory_percent", "alloc_peak",
     "loop_stall",
     "task_slowest", "task_latency",
+    "load_requests", "load_errors", "load_failures", "load_rps", "load_p95", "load_p99",
+    "load_cpu", "load_instances", "load_imbalance", "load_recovery",
     *(f"{group}_{statistic}" for group in ("http", "time") for statistic in _TIMES),
 }  # fmt: skip
 _CHILD = span(
@@ -140,6 +142,26 @@ _WHOLE = span(
         span(
             name="slow", kind="call", timing={"statistics": _SLOWER, "waiting": 0.02, "py_calls": 7}
         ),
+        span(
+            name="load of locustfile.py",
+            kind="load",
+            peaks={"load_requests": 60, "load_errors": 3, "load_rps": 30, "load_p95": 0.1,
+                   "load_p99": 0.3, "load_cpu": 0.01, "load_instances": 2, "load_imbalance": 0.25},
+            children=(
+                span(
+                    name="GET /",
+                    kind="endpoint",
+                    peaks={"load_requests": 40, "load_errors": 2, "load_rps": 20, "load_p95": 0.2},
+                ),
+            ),
+        ),
+        span(
+            name="load of locustfile.py #2",
+            kind="load",
+            peaks={"load_requests": 40, "load_errors": 1, "load_rps": 40, "load_p95": 0.05,
+                   "load_cpu": 0.02, "load_instances": 3, "load_imbalance": 0.5,
+                   "load_recovery": 1.5},
+        ),
     ),
 )  # fmt: skip
 
@@ -216,6 +238,16 @@ _WHOLE = span(
         ("task_latency", 5.0),
         ("task_retries", 2),
         ("task_failures", 1),
+        ("load_requests", 100),
+        ("load_errors", 4),
+        ("load_failures", 0.04),
+        ("load_rps", 30),
+        ("load_p95", 0.2),
+        ("load_p99", 0.3),
+        ("load_cpu", 0.02),
+        ("load_instances", 2),
+        ("load_imbalance", 0.5),
+        ("load_recovery", 1.5),
     ],
 )
 def test_a_metric_is_taken_from_the_span_and_those_inside_it(name: str, value: float) -> None:
@@ -251,9 +283,18 @@ def test_the_limits_of_the_guide_are_those_of_the_guide() -> None:
         "pool_peak": "80%",
         "task_slowest": "5s",
         **dict.fromkeys(("http_mean", "http_median", "http_p95", "http_p99", "http_max"), "200ms"),
+        **dict.fromkeys(("load_p95", "load_p99"), "200ms"),
         "cpu_percent": "70%",
         "memory_percent": "80%",
     }
+
+
+def test_what_a_load_did_at_one_endpoint_is_that_of_the_endpoint() -> None:
+    (load,) = (part for part in _WHOLE.children if part.name == "load of locustfile.py")
+    (endpoint,) = load.children
+    found = {name: METRICS[name].measure(endpoint) for name in ("load_requests", "load_failures")}
+    assert found == {"load_requests": 40, "load_failures": 0.05}
+    assert METRICS["load_cpu"].measure(endpoint) is None
 
 
 def test_one_line_that_repeats_in_two_requests_is_one_n_plus_one() -> None:

@@ -18,6 +18,8 @@ _LAZY = (
     "jinja2",
     "celery",
     "kombu",
+    "locust",
+    "gevent",
 )
 
 

@@ -84,6 +84,13 @@ def test_bad_requests_do_not_reach_the_cache(reader: RunningClient, query: str) 
     assert reader.get(f"/api/resources?{query}").status_code == 422
 
 
+@pytest.mark.perf_budget(cache_writes_without_ttl=0, cache_misses=2)
+def test_what_is_kept_expires(reader: RunningClient) -> None:
+    """The guide's 300 s. Trap: kept_for_ever."""
+    assert reader.get("/api/resources").status_code == 200
+    assert reader.get("/api/resources/3").status_code == 200
+
+
 @pytest.mark.perf_budget(sql_queries=3, cache_roundtrips=2)
 def test_a_write_asks_redis_twice(client: RunningClient) -> None:
     """What is listed for the collection, and to delete it: however much it is."""

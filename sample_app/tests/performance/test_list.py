@@ -24,6 +24,7 @@ def test_a_page_takes_three_statements(reader: TestClient) -> None:
 
 @pytest.mark.perf_budget(sql_queries=3, sql_n_plus_one=0, sql_rows=500, sql_time="100ms")
 def test_the_largest_page_takes_no_more(reader: TestClient) -> None:
+    """Trap: counted_in_memory."""
     assert len(reader.get("/api/resources?page_size=100").json()["items"]) == 100
 
 
@@ -32,6 +33,12 @@ def test_ten_pages_are_no_n_plus_one(reader: TestClient) -> None:
     """Ten requests run the same statements, and none of them runs one twice."""
     for page in range(1, 11):
         assert reader.get(f"/api/resources?page={page}").status_code == 200
+
+
+@pytest.mark.perf_budget(response_bytes="3KiB", response_bytes_decoded="10KiB")
+def test_a_page_is_compressed(reader: TestClient) -> None:
+    """The guide's limit: what is longer than 1 KB is compressed. Trap: uncompressed."""
+    assert reader.get("/api/resources").status_code == 200
 
 
 def test_filters_and_sorting_add_no_statement(reader: TestClient, perf: Perf) -> None:

@@ -18,9 +18,12 @@ from sample_app.tests.running import RunningClient
 pytestmark = [pytest.mark.performance]
 
 
-@pytest.mark.perf_budget(cpu_percent="70%", sql_errors=0)
+@pytest.mark.perf_budget(cpu_percent="70%", cpu_time="1.4s", sql_errors=0)
 def test_twenty_requests_a_second_leave_the_cpu_time_for_others(reader: RunningClient) -> None:
-    """The guide's limit: less than 70 % of a core on average."""
+    """The guide's limit: less than 70 % of a core on average. Trap: slow_checksum.
+
+    Where others keep the machine busy the share of any process is small, the time is not.
+    """
     pause = threading.Event()
     for number in range(1, 21):
         assert reader.get(f"/api/resources?page={number}").status_code == 200
@@ -29,7 +32,11 @@ def test_twenty_requests_a_second_leave_the_cpu_time_for_others(reader: RunningC
 
 @pytest.mark.perf_budget(memory_percent="80%", memory_peak="64MiB")
 def test_the_largest_pages_fit_into_memory(reader: RunningClient) -> None:
-    """The guide's limit: less than 80 % of what the process may have."""
+    """The guide's limit: less than 80 % of what the process may have.
+
+    A trap that takes 80 % of a machine would take the tests with it: leaking_dict and
+    counted_in_memory, which lead there, are seen by what they keep and by the rows that they load.
+    """
     for page in range(1, 11):
         assert reader.get(f"/api/resources?page={page}&page_size=100").status_code == 200
 
@@ -47,9 +54,9 @@ def test_walking_on_and_on_takes_no_more_memory(reader: RunningClient, perf: Per
 
 @pytest.mark.perf_budget(pool_peak="80%", pool_wait="100ms", pool_leaks=0, sql_errors=0)
 def test_eight_at_once_leave_connections_for_others(reader: RunningClient) -> None:
-    """The guide's limit: less than 80 % of the pool."""
+    """The guide's limit: less than 80 % of the pool. Trap: leaked_session."""
     with ThreadPoolExecutor(8) as threads:
-        asked = [f"/api/resources/after?after={number}" for number in range(1, 17)]
+        asked = [f"/api/resources/after?after={number}" for number in range(1, 18)]
         assert {answer.status_code for answer in threads.map(reader.get, asked)} == {200}
 
 
