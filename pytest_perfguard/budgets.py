@@ -239,6 +239,7 @@ _SOURCES = {
     "loop": ("", "no running event loop"),
     "tasks": ("celery", "no task"),
     "load": ("", "no load of perf.load"),
+    "prometheus": ("", "no limit of perf.prometheus"),
 }
 
 

@@ -68,6 +68,18 @@ class LoadError(PerfguardError):
     """A load cannot be put on a server as it was asked for, or says nothing of it."""
 
 
+class PrometheusError(PerfguardError, LookupError):
+    """A metric of Prometheus cannot be read, or there is none of that name."""
+
+
+class ServiceError(PerfguardError):
+    """A server that tests need cannot be used."""
+
+
+class ServiceMissingError(ServiceError):
+    """There is no server that tests could use, and nothing that could start one."""
+
+
 class BaselineError(PerfguardError):
     """A file of baselines cannot be used; it is left as it is."""
 

@@ -20,6 +20,7 @@ from pytest_perfguard.probes.cache import Watch
 from pytest_perfguard.probes.cache_counters import counter_of
 from pytest_perfguard.probes.cache_counters import name_of as name_of_cache
 from pytest_perfguard.probes.tasks import Queue, TaskProbe
+from pytest_perfguard.prometheus import Prometheus
 from pytest_perfguard.recorder import Measurement
 from pytest_perfguard.repeats import FEWEST_CALLS, repeat
 from pytest_perfguard.rounds import Http, Timed, name_of, timed
@@ -582,6 +583,43 @@ class Perf:
             run_time=run_time, processes=processes, user=user, instances=instances,
             server=server, during=during, budgets=_read(limits, where),
         )  # fmt: skip
+
+    def prometheus(
+        self,
+        source: Any,
+        limits: Mapping[str, float | str] | None = None,
+        /,
+        *,
+        path: str = "/metrics",
+        absent: float | None = None,
+    ) -> Prometheus:
+        """Look at metrics of Prometheus before and after a span, and limit their change.
+
+        ``with perf.prometheus(client, {"cache_misses_total": 0}) as prom:``, and afterwards
+        ``prom("cache_hits_total", cache_type="response") >= 1``. What the looks cost is not
+        measured, and what they add to the metrics is taken off.
+
+        Args:
+            source: a client whose ``get`` gives the page, a URL, or a registry of
+                prometheus_client that is filled in this process.
+            limits: by how much metrics may change at most, as ``3`` or ``"<= 3"``, or have to
+                change at least, as ``">= 1"``; those of several series are added up, unless
+                labels are given, as in ``'cache_hits_total{cache_type="response"}'``.
+            path: where a client finds the page.
+            absent: what a series has changed by that does not exist, where its metric does; by
+                default that is an error.
+
+        Returns:
+            The span; call it, once it has ended, with the name of a metric and its labels.
+
+        Raises:
+            PrometheusError: if the page cannot be read, or there is no such metric or label.
+            LimitError: if a limit cannot be read.
+            MissingExtraError: if prometheus-client is not installed.
+        """
+        __tracebackhide__ = True
+        job = self._job(self._where("perf.prometheus"))
+        return Prometheus(job, source, limits or {}, path=path, absent=absent)
 
     def queue(self, queue: Queue) -> None:
         """Let the tasks of another queue library count, from now to the end of the session.

@@ -417,6 +417,7 @@ class Guard:
                 for metric in waiver.metrics
             },
             engines=dict(self.recorder.engines),
+            line=_line(item),
         )
         if plan.tolerances is not None:
             record = self.baselines.check(
@@ -569,6 +570,13 @@ class Guard:
     def close(self) -> None:
         """Stop listening."""
         self.recorder.stop()
+
+
+def _line(item: pytest.Item) -> int:
+    """Return the line of a test; 0 for one that is inherited from another file."""
+    file, line, _ = item.location
+    inherited = file.replace("\\", "/") != item.nodeid.partition("::")[0]
+    return 0 if inherited or line is None else line + 1
 
 
 def _locate(report: pytest.TestReport, item: pytest.Item) -> None:

@@ -306,6 +306,12 @@ def _times(group: str, kind: str, what: str, guide: str | None = None) -> Iterat
     )
 
 
+def _lowest(name: str) -> Callable[[Span], float | None]:
+    return lambda span: min(
+        (part.peaks[name] for part in span.walk() if name in part.peaks), default=None
+    )
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -875,6 +881,30 @@ METRICS: dict[str, Metric] = {
             tallied=False,
             stored=False,
             needs="no running event loop",
+        ),
+        *(
+            Metric(
+                name,
+                Unit.NUMBER,
+                "prometheus",
+                measure,
+                f"{which} Prometheus metrics that perf.prometheus is to hold to a limit such as "
+                f"'{limit}'.",
+                higher_is_better=higher,
+                tallied=False,
+                stored=False,
+                needs="no limit of perf.prometheus",
+            )
+            for name, measure, which, limit, higher in (
+                ("prom_increase", _level("prom_increase"), "Largest change of", "<= 3", False),
+                (
+                    "prom_increase_least",
+                    _lowest("prom_increase_least"),
+                    "Smallest change of",
+                    ">= 1",
+                    True,
+                ),
+            )
         ),
     )
 }

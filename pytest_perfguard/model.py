@@ -321,6 +321,7 @@ class Record(_Data):
         baseline: the file that holds the test's baseline, or will when it has one; empty for a
             test that has none to be compared with.
         is_new: there was nothing in that file to compare the test with.
+        line: of the test, in the file that its node id begins with; 0 where it is not known.
     """
 
     nodeid: str
@@ -333,6 +334,7 @@ class Record(_Data):
     engines: Mapping[str, str] = field(default_factory=dict)
     baseline: str = ""
     is_new: bool = False
+    line: int = 0
 
     @property
     def breaches(self) -> tuple[Verdict, ...]:
@@ -363,8 +365,9 @@ class Run(_Data):
 
     Attributes:
         environment: interpreter, system and versions that the numbers depend on.
-        source: of what and when: ``commit``, ``branch``, ``dirty`` and ``started`` (ISO 8601, UTC),
-            as far as they are known.
+        source: of what and when: ``commit``, ``branch``, ``dirty``, ``folder`` (the root directory
+            below the top of the repository) and ``started`` (ISO 8601, UTC), as far as they are
+            known.
         tests: how many tests were found, measured or not.
         notices: what is to be said of the suite as a whole; warnings begin with ``warning:``.
         lost: node ids of tests that were measured by a process which died with what it knew.

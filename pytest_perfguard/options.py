@@ -55,6 +55,16 @@ class Option(NamedTuple):
 OPTIONS = (
     Option("", "measure every test and report, with no edits", "bool", default=False),
     Option("json", "write all records to FILE as JSON", metavar="FILE"),
+    Option("summary", "write a report for a pull request to FILE as Markdown", metavar="FILE"),
+    Option("sarif", "write what is over a limit to FILE as SARIF", metavar="FILE"),
+    Option("openmetrics", "write all metrics to FILE as OpenMetrics text", metavar="FILE"),
+    Option(
+        "github",
+        "what GitHub Actions is told where a session runs there: 'auto' (annotations, and the "
+        "step's summary) or 'off'",
+        default="auto",
+        choices=("auto", "off"),
+    ),
     Option(
         "budgets",
         "default budgets: 'PATTERN: METRIC=LIMIT, ...' for the tests whose path or node id "

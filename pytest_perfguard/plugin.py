@@ -6,11 +6,13 @@ without a measured test would not need; the rest is imported in the hook that fi
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_perfguard.errors import PerfguardError
+from pytest_perfguard.errors import PerfguardError, ServiceError, ServiceMissingError
 from pytest_perfguard.options import (
     add_options,
     is_asked_for,
@@ -19,12 +21,14 @@ from pytest_perfguard.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
+    from contextlib import AbstractContextManager
 
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.guard import Guard
     from pytest_perfguard.profiles import Profiles
     from pytest_perfguard.scale_marks import ScaleMarks
+    from pytest_perfguard.services import Service
     from pytest_perfguard.suite import Suite
 
 _MARKERS = (
@@ -191,6 +195,44 @@ def perf(request: pytest.FixtureRequest) -> Perf:
 
     item, config = request.node, request.config
     return Perf(_guard(config), item, lambda: _ask_for_profile(config, item))
+
+
+@pytest.fixture(scope="session")
+def perf_postgres(request: pytest.FixtureRequest) -> Generator[Service]:
+    """An empty PostgreSQL database: ``perf_postgres.url``; skips where there is no server."""
+    from pytest_perfguard.services import postgres  # noqa: PLC0415
+
+    yield from _service(request.config, postgres)
+
+
+@pytest.fixture(scope="session")
+def perf_redis(request: pytest.FixtureRequest) -> Generator[Service]:
+    """An empty Redis database: ``perf_redis.url``; skips where there is no server."""
+    from pytest_perfguard.services import redis  # noqa: PLC0415
+
+    yield from _service(request.config, redis)
+
+
+def _service(
+    config: pytest.Config, service: Callable[[], AbstractContextManager[Service]]
+) -> Generator[Service]:
+    from pytest_perfguard.services import REQUIRE  # noqa: PLC0415
+
+    guard = config.stash.get(_GUARD, None)
+    with ExitStack() as stack:
+        found, problem, may_skip = None, "", False
+        try:
+            # What it takes to get one is nobody's, also where a test asks for it while it runs.
+            with guard.recorder.aside() if guard else nullcontext():
+                found = stack.enter_context(service())
+        except ServiceError as error:
+            problem, may_skip = f"perfguard: {error}", isinstance(error, ServiceMissingError)
+        if found is None and may_skip and not os.environ.get(REQUIRE):
+            pytest.skip(problem)
+        if found is None:
+            why = f" ({REQUIRE} is set)" if may_skip else ""
+            pytest.fail(problem + why, pytrace=False)
+        yield found
 
 
 class _Reports:

@@ -23,7 +23,8 @@ from pytest_perfguard.runs import read_run
 # choose tests by what an earlier session found. Those in the first row take their value from the
 # next argument where it is not in the same.
 _WITH_VALUE = (
-    "--perfguard-json", "--perfguard-processes", "--junitxml", "--junit-xml", "--html",
+    "--perfguard-json", "--perfguard-summary", "--perfguard-sarif", "--perfguard-openmetrics",
+    "--perfguard-processes", "--junitxml", "--junit-xml", "--html",
     "--json-report-file", "--report-log", "--cov-report", "--log-file", "--alluredir",
     "--benchmark-json", "--benchmark-save", "--maxfail", "--lfnf", "--last-failed-no-failures",
 )  # fmt: skip

@@ -44,13 +44,16 @@ def environment() -> dict[str, str]:
 
 
 def source(root: Path, started: datetime) -> dict[str, str]:
-    """Return of what and when a run is: commit, branch, whether files differ from it, and the time.
+    """Return of what and when a run is: time, commit, branch, folder, whether files differ from it.
 
     What continuous integration says of branch and commit comes first: what is checked out there is
     often a merge that nobody has a name for.
     """
     known = {"started": started.isoformat(timespec="seconds")}
     known |= _asked_of_git(root)
+    top = next((folder for folder in (root, *root.parents) if (folder / ".git").exists()), root)
+    if folder := root.relative_to(top).as_posix().strip("."):
+        known["folder"] = folder
     for name, variables in _TOLD.items():
         told = next(filter(None, map(os.environ.get, variables)), None)
         if told:

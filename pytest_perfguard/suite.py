@@ -13,11 +13,12 @@ from pytest_perfguard.approval import Approval, find_gone, prune, record_all, ti
 from pytest_perfguard.budgets import is_endpoint
 from pytest_perfguard.errors import HistoryError, MissingExtraError, RunFileError
 from pytest_perfguard.explanations import LateProfiles
+from pytest_perfguard.github_actions import add_to_summary, commands, is_told
 from pytest_perfguard.journal import Journal, lost_sessions
+from pytest_perfguard.late_reports import report_late
 from pytest_perfguard.model import Level, Record, Run, Status
 from pytest_perfguard.options import option
 from pytest_perfguard.processes import FreshProcessError, is_fresh, run_again
-from pytest_perfguard.reports.evidence import failure
 from pytest_perfguard.reports.formats import render
 from pytest_perfguard.reports.plain import public
 from pytest_perfguard.reports.terminal import summary
@@ -25,7 +26,12 @@ from pytest_perfguard.runs import make_run, source, write_report
 from pytest_perfguard.time_mode import why_not_compared
 
 # The options that name a file to write, each with the format that it gets.
-OUTPUTS = {"json": "json"}
+OUTPUTS = {
+    "json": "json",
+    "summary": "markdown",
+    "sarif": "sarif",
+    "openmetrics": "openmetrics",
+}
 
 
 class Suite:
@@ -128,9 +134,8 @@ class Suite:
         profiles = LateProfiles(config, self._profiles)
         profiles.make(late_ones)
         self._profiles = [p for p in self._profiles if p[0].removesuffix(":") not in late_ones]
-        for record in late_ones.values():
-            explanation = profiles.lines(record, record.breaches)
-            config.hook.pytest_runtest_logreport(report=late_report(record, explanation))
+        told = [(record, profiles.lines(record, record.breaches)) for record in late_ones.values()]
+        report_late(config, told)
         self._approvals.append(Approval(gate.lines, gate.problems))
         terminal = config.pluginmanager.get_plugin("terminalreporter")
         if terminal is not None and late_ones:
@@ -199,7 +204,7 @@ class Suite:
         for approval in self._approvals:
             notices += approval.lines
             notices += [f"warning: {problem}" for problem in approval.problems]
-        asked = any(option(config, name) for name in (*OUTPUTS, "history"))
+        asked = is_told(config) or any(option(config, name) for name in (*OUTPUTS, "history"))
         self._run = make_run(
             records,
             source=source(config.rootpath, self._started) if asked else {},
@@ -252,9 +257,17 @@ class Suite:
             else:
                 what = "records" if name == "json" else "report"
                 self._written.append(f"{what} written to {config.invocation_params.dir / path}")
+        if self._speaks(config) and is_told(config):
+            self._written += filter(None, [add_to_summary(public(self._finished()))])
         if self._journal is not None:
             self._journal.end()
         return complete
+
+    def _speaks(self, config: pytest.Config) -> bool:
+        """Return whether there is anything to be said of the session."""
+        run, asked = self._finished(), bool(option(config, ""))
+        said = run.notices or asked or self._written or self._profiles or self._approvals
+        return bool(run.records or said) and not config.getoption("collectonly")
 
     def _finished(self) -> Run:
         if self._run is None:
@@ -265,8 +278,7 @@ class Suite:
         """Write the summary in pytest's own style."""
         run = self._finished()
         full = bool(option(config, ""))
-        said = run.notices or full or self._written or self._profiles or self._approvals
-        if not (run.records or said) or config.getoption("collectonly"):
+        if not self._speaks(config):
             return
         lines = summary(
             run,
@@ -284,6 +296,8 @@ class Suite:
             title = line.endswith(":") and not line.startswith(" ")
             markup = {"yellow": True} if line.startswith("warning:") else {"bold": title}
             terminal.write_line(line, **markup)
+        for command in commands(public(run)) if is_told(config) else ():
+            terminal.write_line(command)
 
     def _told_of_profiles(self, config: pytest.Config) -> list[str]:
         top = option(config, "top")
@@ -344,23 +358,6 @@ class Suite:
                     f"{'requests' if is_endpoint(line) else 'tests'} that it covers ({tests})"
                 )
         return notices
-
-
-def late_report(record: Record, explanation: Iterable[str] = ()) -> pytest.TestReport:
-    """Return the failure of a test by its times, which were judged after all tests had run.
-
-    Args:
-        explanation: lines about its profile.
-    """
-    path, _, name = record.nodeid.partition("::")
-    return pytest.TestReport(
-        nodeid=record.nodeid,
-        location=(path, None, name.replace("::", ".")),
-        keywords={},
-        outcome="failed",
-        longrepr="\n".join([failure(record), *explanation]),
-        when="call",
-    )
 
 
 def _and(names: list[str]) -> str:

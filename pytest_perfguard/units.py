@@ -20,10 +20,12 @@ class Unit(StrEnum):
     SECONDS = "seconds"
     SHARE = "share"
     BYTES = "bytes"
+    NUMBER = "number"
 
 
 _SCALES: dict[Unit, dict[str, float]] = {
     Unit.COUNT: {"": 1},
+    Unit.NUMBER: {"": 1},
     Unit.SECONDS: {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "min": 60},
     Unit.SHARE: {"": 1, "%": 0.01},
     Unit.BYTES: {
@@ -40,6 +42,7 @@ _SCALES: dict[Unit, dict[str, float]] = {
 _LARGEST = 1e15
 EXAMPLES = {
     Unit.COUNT: "a whole number such as 3",
+    Unit.NUMBER: "a number such as 3 or 0.5",
     Unit.SECONDS: "a number with a unit such as '100ms' or '1.5s'",
     Unit.SHARE: "a share such as '80%' or 0.8",
     Unit.BYTES: "a size such as '20KiB' or 20480",
@@ -104,6 +107,9 @@ def show(value: float | None, unit: Unit) -> str:
     match unit:
         case Unit.COUNT:
             return f"{value:,.0f}"
+        case Unit.NUMBER:
+            sign, size = "-" if value < 0 else "", abs(value)
+            return sign + (f"{size:,.0f}" if size == int(size) else _digits(size))
         case Unit.SHARE:
             return f"{_digits(value * 100)} %"
         case Unit.BYTES:

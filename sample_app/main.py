@@ -17,6 +17,7 @@ from sample_app import broken
 from sample_app.api import resources, users
 from sample_app.core.config import Settings
 from sample_app.core.database import Database
+from sample_app.core.limits import BodyLimit
 from sample_app.core.metrics import CONTENT_TYPE, Metrics
 from sample_app.core.middleware import InstanceMiddleware
 from sample_app.crud.base import UnknownFieldError
@@ -54,6 +55,7 @@ def create_app(settings: Settings | None = None, database: Database | None = Non
     app.state.database = database
     app.state.metrics = metrics
     app.state.tasks = Tasks(Services(settings, database, metrics))
+    app.add_middleware(BodyLimit)
     app.add_middleware(broken.compression(settings.traps), minimum_size=_COMPRESSED_FROM)
     # Added last, it is the outermost: compressing is part of the time.
     app.add_middleware(broken.metrics_middleware(settings.traps), metrics=metrics)

@@ -1,6 +1,6 @@
 """Fill a database with data that looks real and is the same each time.
 
-``python -m sample_app.seed`` migrates the database of the settings and fills it.
+``python -m sample_app.seed`` migrates the database of the settings and fills it, where it is empty.
 """
 
 from __future__ import annotations
@@ -133,19 +133,28 @@ def _related_items(rng: random.Random, size: Size) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Migrate and fill the database of the settings."""
     parser = argparse.ArgumentParser(prog="python -m sample_app.seed", description=main.__doc__)
-    parser.add_argument("--reset", action="store_true", help="delete what is there first")
+    known = parser.add_mutually_exclusive_group()
+    known.add_argument("--reset", action="store_true", help="delete what is there first")
+    known.add_argument("--keep", action="store_true", help="leave what is there as it is")
     options = parser.parse_args(arguments)
-    settings = Settings()
     if asked_for():
         logging.basicConfig(level=logging.INFO, format="%(message)s")
+    filled = prepare(Settings(), reset=options.reset)
+    if not filled and not options.keep:
+        parser.exit(1, "the database is not empty: --reset fills it anew, --keep leaves it\n")
+
+
+def prepare(settings: Settings, *, reset: bool = False) -> bool:
+    """Migrate the database of the settings and fill it; return whether that was possible."""
     engine = make_engine(settings)
     try:
         upgrade(engine, traps=settings.traps)
-        seed(engine, reset=options.reset)
-    except NotEmptyError as error:
-        parser.exit(1, f"{error} (--reset)\n")
+        seed(engine, reset=reset)
+    except NotEmptyError:
+        return False
     finally:
         engine.dispose()
+    return True
 
 
 if __name__ == "__main__":

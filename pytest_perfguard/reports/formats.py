@@ -12,6 +12,11 @@ from pytest_perfguard.model import Run
 _RENDERERS = {
     "text": "terminal:text",
     "json": "plain:to_json",
+    "markdown": "markdown:to_markdown",
+    "github": "github:to_annotations",
+    "sarif": "sarif:to_sarif",
+    "junit": "junit:to_junit",
+    "openmetrics": "openmetrics:to_openmetrics",
 }
 FORMATS = tuple(_RENDERERS)
 

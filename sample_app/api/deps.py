@@ -88,7 +88,7 @@ _keyset_filters = ResourceFilters(*KeysetParams.model_fields)
 async def list_filters(
     crud: Resources,
     filters: Annotated[dict[str, object], Depends(_list_filters)],
-    sort_by: str | None = None,
+    sort_by: Annotated[str | None, Query(max_length=64)] = None,
     sort_order: SortOrder = "asc",
 ) -> FilterParams:
     """Read how to sort and filter; unknown names must not reach the cache either."""

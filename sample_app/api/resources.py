@@ -21,7 +21,7 @@ from sample_app.api.deps import (
 from sample_app.core.cache import Cache, CacheDependency, cache_response
 from sample_app.crud.resource import serialize
 from sample_app.models import Resource
-from sample_app.schemas.common import DbId, KeysetPage, Page
+from sample_app.schemas.common import BAD_BODY, NOT_FOUND, DbId, KeysetPage, Page
 from sample_app.schemas.resource import (
     Queued,
     ResourceCreate,
@@ -79,7 +79,7 @@ def list_resources_after(
     return KeysetPage(items=[serialize(resource) for resource in rows], next_after=next_after)
 
 
-@router.get("/{resource_id}")
+@router.get("/{resource_id}", responses=NOT_FOUND)
 async def get_resource(
     cache: CacheDependency, sessions: ReadSessions, crud: Resources, resource_id: ResourceId
 ) -> ResourceRead:
@@ -87,7 +87,7 @@ async def get_resource(
     return _found(await crud.get_cached(cache, sessions, resource_id))
 
 
-@router.post("", status_code=status.HTTP_201_CREATED)
+@router.post("", status_code=status.HTTP_201_CREATED, responses=BAD_BODY)
 def create_resource(
     cache: CacheDependency, db: WriteSession, crud: Resources, queue: Queue, data: ResourceCreate
 ) -> ResourceRead:
@@ -99,7 +99,7 @@ def create_resource(
     return serialize(resource)
 
 
-@router.post("/process", status_code=status.HTTP_202_ACCEPTED)
+@router.post("/process", status_code=status.HTTP_202_ACCEPTED, responses=BAD_BODY)
 def process_resources(queue: Queue, data: ResourceIds) -> Queued:
     """Have resources summarized in the background. Those that are not there are passed over."""
     ids = list(dict.fromkeys(data.ids))
@@ -107,7 +107,7 @@ def process_resources(queue: Queue, data: ResourceIds) -> Queued:
     return Queued(queued=len(ids))
 
 
-@router.put("/{resource_id}")
+@router.put("/{resource_id}", responses=NOT_FOUND | BAD_BODY)
 def update_resource(
     cache: CacheDependency,
     db: WriteSession,

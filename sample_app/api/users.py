@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Query, status
 
 from sample_app.api.deps import ReadSession, Users
+from sample_app.schemas.common import NOT_FOUND
 from sample_app.schemas.resource import UserRead
 
 router = APIRouter(prefix="/api/users", tags=["users"])
@@ -15,7 +16,7 @@ router = APIRouter(prefix="/api/users", tags=["users"])
 Email = Annotated[str, Query(min_length=3, max_length=320, pattern=r"^[^\x00]*$")]
 
 
-@router.get("/by-email")
+@router.get("/by-email", responses=NOT_FOUND)
 def get_user_by_email(db: ReadSession, crud: Users, email: Email) -> UserRead:
     """Show the user with an address, written in any case."""
     user = crud.get_by_email(db, email)

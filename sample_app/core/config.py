@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -17,7 +19,12 @@ def _traps(value: object) -> object:
 class Settings(BaseSettings):
     """Everything that differs from one deployment to the next."""
 
-    model_config = SettingsConfigDict(env_prefix="SAMPLE_APP_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SAMPLE_APP_",
+        frozen=True,
+        # What cannot be read may be a URL with a password.
+        hide_input_in_errors=True,
+    )
 
     database_url: str = "sqlite:///sample_app.db"
     pool_size: int = Field(default=10, ge=1)
@@ -50,3 +57,28 @@ class Settings(BaseSettings):
     """Log a profile of each call of what is decorated so; for development, it slows them down."""
     traps: Annotated[Traps, NoDecode, BeforeValidator(_traps)] = Traps()
     """``SAMPLE_APP_TRAPS=lazy_owner,open_fields`` switches these two on."""
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Show the settings without what is secret: they end up in logs and tracebacks."""
+        for name, value in super().__repr_args__():
+            shown = redacted(value) if isinstance(value, str) and "://" in value else value
+            yield name, shown
+
+
+def redacted(url: str) -> str:
+    """Give a URL as it may be shown: without the password, the query and the fragment.
+
+    Each of these may hold a token, and so may the path of a webhook. What cannot be taken apart
+    is not shown at all.
+    """
+    try:
+        parts = urlsplit(url)
+        place, path = parts.netloc.rpartition("@")[2], parts.path
+        if parts.username is not None or parts.password is not None:
+            secret = ":***" if parts.password is not None else ""
+            place = f"{parts.username or ''}{secret}@{place}"
+    except ValueError:
+        return "***"
+    if parts.scheme in {"http", "https"} and path.strip("/"):
+        path = "/***"
+    return f"{parts.scheme}://{place}{path}"

@@ -54,6 +54,8 @@ def make_engine(settings: Settings) -> Engine:
         max_overflow=settings.pool_overflow,
         pool_timeout=settings.pool_timeout,
         pool_pre_ping=not sqlite,
+        # Errors are logged, and what users have entered is nothing for a log.
+        hide_parameters=True,
         # A session may be opened and used by different worker threads, one after the other.
         connect_args={"check_same_thread": False} if sqlite else {},
     )

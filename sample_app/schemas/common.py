@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,6 +53,22 @@ class Page(BaseModel, Generic[T]):
     page: int
     page_size: int
     pages: int
+
+
+class Problem(BaseModel):
+    """Why a request was refused, where it was not for its form."""
+
+    detail: str
+
+
+# What endpoints may answer besides, for the document.
+NOT_FOUND: Final[dict[int | str, dict[str, Any]]] = {
+    404: {"model": Problem, "description": "There is none"}
+}
+BAD_BODY: Final[dict[int | str, dict[str, Any]]] = {
+    400: {"model": Problem, "description": "The body is not text"},
+    413: {"model": Problem, "description": "The body is too large"},
+}
 
 
 class KeysetPage(BaseModel, Generic[T]):

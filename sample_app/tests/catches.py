@@ -325,15 +325,22 @@ RAISED: Final[Mapping[str, Raised]] = {
 }
 
 
-APART: Final[Mapping[str, str]] = {
-    "leaked_session": "soon no connection is left, and every other test fails of that",
-    "pickled_rows": "rows come back detached, so what is not kept of others does not show",
-    "blocking_redis": "another line asks the cache, which others are blamed on",
-    "index_order": "the index that missing_index leaves out has no order",
-    "unchecked_page": "the rows that it lets through are loaded lazily, which is told first",
-    "unclamped_page_size": "the rows that it lets through are loaded lazily, which is told first",
+APART: Final[Mapping[str, tuple[str, str]]] = {
+    "leaked_session": ("second", "soon no connection is left: every other test fails of that"),
+    "pickled_rows": ("second", "rows come back detached, so what others do not keep is not seen"),
+    "blocking_redis": ("second", "another line asks the cache, which others are blamed on"),
+    "index_order": ("second", "the index that missing_index leaves out has no order"),
+    "unchecked_page": ("second", "the rows that it lets through are loaded lazily, told first"),
+    "unclamped_page_size": (
+        "second",
+        "the rows that it lets through are loaded lazily, told first",
+    ),
+    "counted_in_memory": ("second", "it takes the place of the count that others are blamed on"),
+    "slow_checksum": ("second", "each request takes so long that what is timed shows nothing else"),
+    "one_at_a_time": ("load", "a server by itself, where others would take the time that it takes"),
+    "locust_without_id": ("load", "it is about the users of that server"),
 }
-"""Traps that hide others or are hidden by them, with the reason: they share a second session."""
+"""Traps that hide others or are hidden by them: the session that they share, and the reason."""
 
 
 def node_id(test: str) -> str:

@@ -162,16 +162,16 @@ def each_alone(traps: Sequence[str]) -> list[Caught]:
 
 
 def all_together(traps: Sequence[str]) -> list[Caught]:
-    """Run the tests of all traps with all of them on, in two sessions: see :data:`APART`."""
+    """Run the tests of all traps with all of them on, in as few sessions as :data:`APART` needs."""
+    sessions: dict[str, list[str]] = {}
+    for trap in traps:
+        session, _ = APART.get(trap, ("first", ""))
+        sessions.setdefault(session, []).append(trap)
     found: dict[str, Caught] = {}
-    for group in (
-        [trap for trap in traps if trap not in APART],
-        [trap for trap in traps if trap in APART],
-    ):
+    for group in sessions.values():
         tests = dict.fromkeys((JUDGED.get(trap) or RAISED[trap]).test for trap in group)
-        if group:
-            ran = run_tests(group, tests, "--perfguard-baseline=off")
-            found |= {trap: check(trap, ran) for trap in group}
+        ran = run_tests(group, tests, "--perfguard-baseline=off")
+        found |= {trap: check(trap, ran) for trap in group}
     return [found[trap] for trap in traps]
 
 

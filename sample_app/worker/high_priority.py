@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from functools import cache
 from typing import Final
@@ -15,6 +16,8 @@ from sample_app.worker.services import services
 from sample_app.worker.tasks import MAX_RETRIES, backoff
 
 _SERVER_ERROR: Final = 500
+# It logs the URL of each request at INFO, and that of a webhook is as good as a password.
+logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 class RefusedError(Exception):

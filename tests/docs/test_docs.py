@@ -38,6 +38,7 @@ def test_page(page: Path, tmp_path: Path) -> None:
         language, _, attributes = block.info.partition(" ")
         title = re.search(r'title="([^"]+)"', attributes)
         if title:
+            tmp_path.joinpath(title[1]).parent.mkdir(parents=True, exist_ok=True)
             tmp_path.joinpath(title[1]).write_text(block.content, encoding="utf-8")
             if title[1].endswith(".toml"):
                 tomllib.loads(block.content)

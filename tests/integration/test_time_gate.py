@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -212,7 +213,13 @@ def test_what_is_slower_twice_fails_with_a_report_of_its_own(
     assert outcome(pytester)["time_cpu"] is Status.REGRESSED
     record = next(r for r in read_run(pytester.path / "run.json").records if r.nodeid == TEST)
     assert record.outcome == "failed"
-    assert "worse than the stored times" in (pytester.path / "junit.xml").read_text()
+    cases = ET.parse(pytester.path / "junit.xml").iter("testcase")  # noqa: S314 - of the inner run
+    (case,) = [case for case in cases if case.attrib["name"] == "test_work"]
+    assert [child.tag for child in case] == ["properties", "failure"]
+    message = case.find("failure").attrib["message"]  # type: ignore[union-attr] # see above
+    assert message == "perfguard: 2 metrics worse than the stored times in work"
+    (suite,) = ET.parse(pytester.path / "junit.xml").getroot()  # noqa: S314 - of the inner run
+    assert (suite.attrib["tests"], suite.attrib["failures"]) == ("2", "1")
     assert process_files(store) != []
 
 

@@ -101,3 +101,11 @@ def test_a_budget_of_memory_names_the_extra(pytester: pytest.Pytester, limit: ob
     result.stdout.fnmatch_lines(
         ["*psutil is not installed: install pytest-perfguard with the extra [[]process[]]"]
     )
+
+
+def test_a_report_that_needs_a_library_names_the_extra(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_it(perf):\n    pass")
+    result = pytester.runpytest_subprocess("--perfguard-openmetrics=perf.prom")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    line = "warning: prometheus-client is not installed: install pytest-perfguard with the extra "
+    assert f"{line}[prometheus]" in result.outlines

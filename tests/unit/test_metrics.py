@@ -25,6 +25,7 @@ _UNKNOWN = {
     "task_slowest", "task_latency",
     "load_requests", "load_errors", "load_failures", "load_rps", "load_p95", "load_p99",
     "load_cpu", "load_instances", "load_imbalance", "load_recovery",
+    "prom_increase", "prom_increase_least",
     *(f"{group}_{statistic}" for group in ("http", "time") for statistic in _TIMES),
 }  # fmt: skip
 _CHILD = span(
@@ -124,6 +125,8 @@ _WHOLE = span(
         "memory_growth": 5e5,
         "loop_stall": 0.3,
         "alloc_peak": 1024,
+        "prom_increase": -2.5,
+        "prom_increase_least": 4,
     },
     findings=(
         finding(),
@@ -139,6 +142,7 @@ _WHOLE = span(
         _CHILD,
         span(name="GET /other", kind="request", timing={"statistics": _QUICKER, "waiting": 0.01}),
         span(name="quick", kind="call", timing={"statistics": _TIMES}),
+        span(name="prometheus", kind="block", peaks={"prom_increase_least": 2}),
         span(
             name="slow", kind="call", timing={"statistics": _SLOWER, "waiting": 0.02, "py_calls": 7}
         ),
@@ -248,6 +252,8 @@ _WHOLE = span(
         ("load_instances", 2),
         ("load_imbalance", 0.5),
         ("load_recovery", 1.5),
+        ("prom_increase", -2.5),
+        ("prom_increase_least", 2),
     ],
 )
 def test_a_metric_is_taken_from_the_span_and_those_inside_it(name: str, value: float) -> None:

@@ -65,6 +65,10 @@ def test_an_option_that_nobody_sets_leaves_perfguard_idle(
 _WRITTEN: dict[str, tuple[list[str], str, object]] = {
     "": (["--perfguard"], "true", True),
     "json": (["--perfguard-json=run.json"], "run.json", "run.json"),
+    "summary": (["--perfguard-summary=run.json"], "run.json", "run.json"),
+    "sarif": (["--perfguard-sarif=run.json"], "run.json", "run.json"),
+    "openmetrics": (["--perfguard-openmetrics=run.json"], "run.json", "run.json"),
+    "github": (["--perfguard-github=off"], "off", "off"),
     "budgets": (["--perfguard-budgets=sql_rows=9"], "sql_rows=9", ["sql_rows=9"]),
     "level": (["--perfguard-level", "warn"], "warn", ["warn"]),
     "unproven": (["--perfguard-unproven=warn"], "warn", "warn"),
