@@ -14,8 +14,10 @@ if TYPE_CHECKING:
         BaselineError,
         CacheError,
         ComparisonError,
+        DiagnosisError,
         DuetError,
         GrowthError,
+        HistoryError,
         LimitError,
         LoadError,
         MetricError,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         StoreError,
         TaskError,
         TimingError,
+        UsageError,
     )
     from pytest_perfguard.fixtures import Perf
     from pytest_perfguard.metrics import METRICS, Metric
@@ -46,8 +49,10 @@ __all__ = [
     "BaselineError",
     "CacheError",
     "ComparisonError",
+    "DiagnosisError",
     "DuetError",
     "GrowthError",
+    "HistoryError",
     "LimitError",
     "LoadError",
     "Measurement",
@@ -69,6 +74,7 @@ __all__ = [
     "StoreError",
     "TaskError",
     "TimingError",
+    "UsageError",
     "read_run",
 ]
 

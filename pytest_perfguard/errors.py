@@ -12,6 +12,14 @@ class PerfguardError(Exception):
     """Base of every error that perfguard raises on its own account."""
 
 
+class UsageError(PerfguardError):
+    """A command was asked for something that there is not, or that it does not do."""
+
+
+class DiagnosisError(PerfguardError):
+    """A project cannot be looked at, since pytest does not start in it."""
+
+
 class MetricError(PerfguardError, KeyError):
     """A metric was asked for by a name that is not in the table."""
 
@@ -96,6 +104,10 @@ class StoreError(PerfguardError):
 
 class DuetError(PerfguardError):
     """Two sides cannot be compared at all."""
+
+
+class HistoryError(PerfguardError):
+    """A history cannot be read or written; what is there is left as it is."""
 
 
 class ProfileFileError(PerfguardError):

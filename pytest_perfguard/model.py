@@ -371,6 +371,8 @@ class Run(_Data):
         tests: how many tests were found, measured or not.
         notices: what is to be said of the suite as a whole; warnings begin with ``warning:``.
         lost: node ids of tests that were measured by a process which died with what it knew.
+        trends: how the numbers went over the last runs, where a history is kept; see
+            :func:`pytest_perfguard.trends.trends`.
     """
 
     schema: int = SCHEMA_VERSION
@@ -380,6 +382,7 @@ class Run(_Data):
     notices: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
+    trends: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fails(self) -> bool:

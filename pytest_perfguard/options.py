@@ -22,6 +22,7 @@ class Option(NamedTuple):
             several times on the command line, after the lines of the ini file.
         bare: value where the option is given without one; with one it takes the form
             ``--perfguard-NAME=CHOICE`` alone, so that it never swallows a path that follows it.
+            Where there are no choices, a path that follows it is refused.
         in_ini: False for what nobody should have switched on for good.
     """
 
@@ -217,6 +218,21 @@ OPTIONS = (
         metavar="SECONDS",
         least=0,
     ),
+    Option(
+        "history",
+        "add the run to the history in the database at URL, such as sqlite:///FILE; without one, "
+        "to that of PERFGUARD_HISTORY_URL or to .perfguard/history.db",
+        metavar="URL",
+        bare="default",
+    ),
+    Option(
+        "history_keep",
+        "clear runs from the history that are older than DAYS; 0 keeps all",
+        "int",
+        default=0,
+        metavar="DAYS",
+        least=0,
+    ),
 )
 _DEFAULTS = [option.default for option in OPTIONS]
 _BY_NAME = {option.name: option for option in OPTIONS}
@@ -227,7 +243,7 @@ def add_options(parser: pytest.Parser) -> None:
     group = parser.getgroup("perfguard", "performance budgets (pytest-perfguard)")
     for option in OPTIONS:
         attributes: dict[str, Any] = {"dest": option.key, "default": None}
-        if option.bare is not None:
+        if option.bare is not None and option.choices:
             _add_with_choices(group, option, attributes)
             continue
         match option.ini_type:
@@ -237,6 +253,8 @@ def add_options(parser: pytest.Parser) -> None:
                 attributes |= {"action": "append", "metavar": option.metavar}
             case "int":
                 attributes |= {"type": int, "metavar": option.metavar}
+            case _ if option.bare is not None:
+                attributes |= {"nargs": "?", "const": option.bare, "metavar": option.metavar}
             case _:
                 attributes |= {"metavar": option.metavar, "choices": option.choices}
         group.addoption(option.flag, help=option.help, **attributes)
@@ -350,6 +368,12 @@ def option(config: pytest.Config, name: str) -> Any:
         return [*value, *(given or ())]
     if known.choices and value not in known.choices:
         raise SettingError(f"{known.key} = {value!r}: one of {', '.join(known.choices)}")
+    if known.metavar == "URL" and value and value != known.bare and ":/" not in value:
+        given = repr(value) if "@" not in value else "(not shown)"  # there may be a password in it
+        raise SettingError(
+            f"{known.key} = {given}: a URL such as sqlite:///FILE; without one, {known.flag} "
+            "stands last or before another option"
+        )
     if known.least is not None and value < known.least:
         raise SettingError(f"{known.key} = {value}: {known.least} or more")
     return value

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_perfguard.approval import Approval, find_gone, prune, record_all, tighten_all
 from pytest_perfguard.budgets import is_endpoint
-from pytest_perfguard.errors import MissingExtraError, RunFileError
+from pytest_perfguard.errors import HistoryError, MissingExtraError, RunFileError
 from pytest_perfguard.explanations import LateProfiles
 from pytest_perfguard.github_actions import add_to_summary, commands, is_told
 from pytest_perfguard.journal import Journal, lost_sessions
@@ -58,6 +58,7 @@ class Suite:
         self._approvals: list[Approval] = []
         self._gone: list[str] = []
         self._profiles: list[Sequence[str]] = []
+        self._in_history = True
 
     def begin(self, config: pytest.Config) -> None:
         """Look for what killed sessions have left, and leave what tells of this one if it is."""
@@ -203,7 +204,7 @@ class Suite:
         for approval in self._approvals:
             notices += approval.lines
             notices += [f"warning: {problem}" for problem in approval.problems]
-        asked = is_told(config) or any(option(config, name) for name in OUTPUTS)
+        asked = is_told(config) or any(option(config, name) for name in (*OUTPUTS, "history"))
         self._run = make_run(
             records,
             source=source(config.rootpath, self._started) if asked else {},
@@ -211,18 +212,39 @@ class Suite:
             notices=tuple(notices),
             lost=tuple(sorted(self._lost)),
         )
+        if option(config, "history") and not is_fresh() and not config.getoption("collectonly"):
+            self._add_to_history(config, self._run)
+
+    def _add_to_history(self, config: pytest.Config, run: Run) -> None:
+        """Add the run to the history, and to the run what the history tells of it."""
+        from pytest_perfguard.trends import keep  # noqa: PLC0415 - rarely needed
+
+        try:
+            lines, notices, trends = keep(
+                run,
+                option(config, "history"),
+                root=config.rootpath,
+                days=option(config, "history_keep"),
+                top=option(config, "top"),
+            )
+        except (HistoryError, MissingExtraError) as error:
+            self._written.append(f"warning: {error}")
+            self._in_history = False
+        else:
+            self._written += lines
+            self._run = replace(run, notices=(*run.notices, *notices), trends=trends)
 
     def write(self, config: pytest.Config) -> bool:
         """Write the files that were asked for; the report tells where each is, or why not.
 
         Returns:
-            Whether all of them were written.
+            Whether all of them were written, and the run was added to the history.
         """
         asked = {name: option(config, name) for name in OUTPUTS}
         if is_fresh():
             # The session that started this process reports.
             asked = {"json": asked["json"]}
-        complete = True
+        complete = self._in_history
         for name, path in asked.items():
             if not path:
                 continue

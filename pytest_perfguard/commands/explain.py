@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from textwrap import fill
+from textwrap import fill, wrap
 
 from pytest_perfguard.commands.exit_codes import OK
+from pytest_perfguard.measuring import example, how
 from pytest_perfguard.metrics import METRICS, Metric, lookup
 from pytest_perfguard.units import EXAMPLES
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("explain", help="say what a metric is, or list all of them")
-    parser.add_argument("metric", nargs="?", metavar="METRIC")
+    parser = commands.add_parser(
+        "explain",
+        help="say what a metric is, or list all of them",
+        description="Say what a metric is, how it is measured and how a budget for it is written.",
+        epilog="exit codes: 0 fine, 2 there is no such metric",
+    )
+    parser.add_argument(
+        "metric", nargs="?", metavar="METRIC", help="its name; without one, all are listed"
+    )
     parser.set_defaults(run=_explain)
 
 
@@ -37,4 +45,9 @@ def _description(metric: Metric) -> str:
     ]
     if metric.guide:
         lines.append(f"  guide   {metric.guide}")
+    measured = how(metric) + ("; only where it is asked for" if metric.on_request else "")
+    lines += wrap(measured, 70, initial_indent="  how     ", subsequent_indent=" " * 10)
+    held = "the same in every run: held by baselines" if metric.stored else "differs between runs"
+    lines.append(f"  noise   {held}")
+    lines.append(f"  write   {example(metric)}")
     return "\n".join(lines)

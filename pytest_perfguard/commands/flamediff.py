@@ -12,10 +12,13 @@ from pytest_perfguard.flamediff import flamediff
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
     parser = commands.add_parser(
-        "flamediff", help="compare two profiles: what moved, and a picture of it"
+        "flamediff",
+        help="compare two profiles: what moved, and a picture of it",
+        description="Tell what takes more or less of the time than before, and draw it.",
+        epilog="exit codes: 0 fine, 2 wrong usage, 3 a profile cannot be used",
     )
-    parser.add_argument("base", type=Path, metavar="BASE")
-    parser.add_argument("head", type=Path, metavar="HEAD")
+    parser.add_argument("base", type=Path, metavar="BASE", help="the profile from before")
+    parser.add_argument("head", type=Path, metavar="HEAD", help="the profile from now")
     parser.add_argument(
         "-o",
         "--output",

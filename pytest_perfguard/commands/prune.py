@@ -10,7 +10,14 @@ from pytest_perfguard.commands.exit_codes import FAULT, OK
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("prune", help="remove the baselines of tests that are gone")
+    parser = commands.add_parser(
+        "prune",
+        help="remove the baselines of tests that are gone",
+        description="Collect the whole suite and remove the baselines of tests that it does not "
+        "have.",
+        epilog="exit codes: 0 fine, 2 wrong usage, 3 it cannot tell which tests are gone, or a "
+        "file cannot be written",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be removed")
     parser.add_argument(
         "arguments", nargs="*", metavar="-- PYTEST_ARGS", help="as the whole suite is run"

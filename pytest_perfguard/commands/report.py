@@ -14,8 +14,16 @@ from pytest_perfguard.runs import read_run, write_report
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command."""
-    parser = commands.add_parser("report", help="show a run as the session showed it")
-    parser.add_argument("file", type=Path, metavar="RUN.json")
+    parser = commands.add_parser(
+        "report",
+        help="show a run as the session showed it",
+        description="Show a file that pytest --perfguard-json has written, in any format.",
+        epilog="exit codes: 0 every budget was kept, 1 one was not, 2 wrong usage, 3 the file "
+        "cannot be used",
+    )
+    parser.add_argument(
+        "file", type=Path, metavar="RUN.json", help="what pytest --perfguard-json=RUN.json wrote"
+    )
     parser.add_argument(
         "--format", choices=FORMATS, default="text", help="what it becomes (default: %(default)s)"
     )

@@ -39,7 +39,8 @@ def test_the_help_of_pytest_shows_every_option_and_its_twin(pytester: pytest.Pyt
     shown = " ".join(pytester.runpytest_subprocess("--help").stdout.str().split())
     for known in OPTIONS:
         start = " ".join(known.help.split()[:4])
-        metavar = f"={known.metavar}" if known.metavar else ""
+        named = f"[{known.metavar}]" if known.bare else known.metavar
+        metavar = f"={named}" if known.metavar else ""
         choices = f"={{{','.join(known.choices)}}}" if known.choices and not known.bare else ""
         assert re.search(rf"{known.flag}{re.escape(metavar or choices)} {re.escape(start)}", shown)
         twin = re.search(rf" {known.key} \(\w+\): {re.escape(start)}", shown)
@@ -89,6 +90,8 @@ _WRITTEN: dict[str, tuple[list[str], str, object]] = {
     "processes": (["--perfguard-processes=3"], "", 3),
     "profile": (["--perfguard-profile=slow:3"], "slow:3", "slow:3"),
     "artifacts": (["--perfguard-artifacts=out"], "out", "out"),
+    "history": (["--perfguard-history"], "default", "default"),
+    "history_keep": (["--perfguard-history-keep=90"], "90", 90),
     "key_words": (["--perfguard-key-words=profile"], "profile", ["profile"]),
 }
 
