@@ -68,6 +68,9 @@ def how(metric: Metric) -> str:
 
 def example(metric: Metric) -> str:
     """Return a mark with a budget for the metric: the guide's limit where it has one."""
+    if metric.unit is Unit.NUMBER:
+        limit = '">= 1"' if metric.higher_is_better else "0"
+        return f'with perf.prometheus(client, {{"cache_hits_total": {limit}}}):'
     limit = metric.guide or _COMMON[metric.unit]
     if metric.unit is Unit.COUNT and any(part in metric.name for part in _FAULTS):
         limit = "0"

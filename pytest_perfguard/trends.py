@@ -39,7 +39,13 @@ _RECENT = 10
 _UNSTEADY = ("_p95", "_p99", "_max", "_stddev", "_iqr")
 _NOT_JUDGED = ("cpu_time", "cpu_percent")
 # What is below is as good as that, by unit.
-_FLOORS = {Unit.SECONDS: 1e-4, Unit.BYTES: 1024.0, Unit.SHARE: 0.01, Unit.COUNT: 1.0}
+_FLOORS = {
+    Unit.SECONDS: 1e-4,
+    Unit.BYTES: 1024.0,
+    Unit.SHARE: 0.01,
+    Unit.COUNT: 1.0,
+    Unit.NUMBER: 1.0,
+}
 JUDGED = tuple(
     name
     for name, metric in METRICS.items()

@@ -32,6 +32,7 @@ except ImportError:
 # A base unit as its convention names it, and the words in names of metrics that say the same.
 _UNITS = {
     Unit.COUNT: ("", ()),
+    Unit.NUMBER: ("", ()),
     Unit.SECONDS: ("seconds", ()),
     Unit.SHARE: ("ratio", ("ratio", "percent")),
     Unit.BYTES: ("bytes", ("bytes",)),

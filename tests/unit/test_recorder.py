@@ -401,6 +401,7 @@ def test_a_measurement_is_a_mapping_of_the_metrics_that_have_a_value(recorder: R
         "cpu_time", "cpu_percent", "memory_peak", "memory_growth", "memory_percent", "alloc_peak",
         "loop_stall",
         "task_slowest", "task_latency",
+        *(name for name in METRICS if name.startswith(("prom_", "load_"))),
         *(f"{group}_{statistic}" for group in ("http", "time") for statistic in STATISTICS),
     }  # fmt: skip
     observed = set(METRICS) - unknown
