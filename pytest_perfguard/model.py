@@ -181,6 +181,7 @@ class Span(_Data):
         kind: ``test``, ``block``, ``request``, ``task`` (one try of a background task),
             ``call`` (a function that is timed), ``load`` (users of ``perf.load``) or ``endpoint``
             (what one got of a load).
+        start: when it was opened, in seconds since the outermost span was.
         seconds: wall time from opening to closing.
         calls: how many spans this one stands for; more than 1 where many were folded into one.
         peaks: highest levels by name, e.g. ``pool_peak``.
@@ -194,6 +195,7 @@ class Span(_Data):
 
     name: str
     kind: str
+    start: float = 0.0
     seconds: float = 0.0
     calls: int = 1
     tallies: tuple[Tally, ...] = ()
@@ -371,6 +373,8 @@ class Run(_Data):
         tests: how many tests were found, measured or not.
         notices: what is to be said of the suite as a whole; warnings begin with ``warning:``.
         lost: node ids of tests that were measured by a process which died with what it knew.
+        profiles: of tests that were run once more under a profiler, by node id: stacks and seconds
+            as ``stacks.Profile`` gives them, small enough to be kept, the one to look at first.
     """
 
     schema: int = SCHEMA_VERSION
@@ -380,6 +384,7 @@ class Run(_Data):
     notices: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
+    profiles: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     @property
     def fails(self) -> bool:
@@ -395,5 +400,8 @@ class Run(_Data):
                 "notices": tuple(data["notices"]),
                 "lost": tuple(data["lost"]),
                 "records": tuple(Record.from_dict(item) for item in data["records"]),
+                "profiles": {
+                    nodeid: tuple(kept) for nodeid, kept in data.get("profiles", {}).items()
+                },
             }
         )
