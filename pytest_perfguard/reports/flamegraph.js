@@ -1,7 +1,7 @@
 // Zoom, search and the keyboard for a flame graph that is complete without them.
 "use strict";
-(() => {
-  const svg = document.currentScript.closest("svg");
+// Declared as a function, since a page may hold several pictures, each with this script.
+function flamegraph(svg) {
   const chart = svg.querySelector(".chart");
   const bar = svg.querySelector(".bar");
   const details = [...svg.querySelectorAll(".details")];
@@ -224,8 +224,10 @@
   // Also when a scroll bar takes its share of the window.
   let known = pixels();
   new ResizeObserver(() => {
+    // What is not shown any more, as in a part of a page that was folded, has no width.
+    if (!svg.getClientRects().length) return;
     const now = pixels();
     if (now !== known) draw();
     known = now;
   }).observe(svg);
-})();
+}

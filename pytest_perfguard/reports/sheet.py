@@ -18,7 +18,7 @@ from pytest_perfguard.reports.lettering import (
     wrap,
     xml,
 )
-from pytest_perfguard.reports.palette import rules
+from pytest_perfguard.reports.palette import rules, rules_by_scheme
 from pytest_perfguard.units import Unit, show
 from pytest_perfguard.visible import visible
 
@@ -33,11 +33,14 @@ _ROW = 18
 _PAD = 4
 # What fits at 400 pixels.
 _HEAD_COLUMNS = 52
+# With the margins of a page and a card around it.
+_EMBEDDED_COLUMNS = 44
 _TITLE_SIZE = 15
 _TITLE_COLUMNS = 41
 _LINE = 17
 _NOTES = 4
 _SHARE_DIGITS = 6
+_START = 'flamegraph(document.currentScript.closest("svg"));\n'
 _HINTS = ("Hover over a frame for its time and share.", "With scripts: click to zoom, / to search.")
 
 
@@ -53,10 +56,16 @@ def share(part: float, whole: float) -> str:
 
 @dataclass(slots=True)
 class Sheet:
-    """A picture in the making: the head grows downwards, the frames come below it."""
+    """A picture in the making: the head grows downwards, the frames come below it.
+
+    Attributes:
+        embedded: it is a part of a page that has :func:`embedded_style` and
+            :func:`embedded_script`, whose policy forbids others, and which tells the title.
+    """
 
     title: str
     total: float
+    embedded: bool = False
     head: list[str] = field(default_factory=list)
     frames: list[str] = field(default_factory=list)
     height: float = 0
@@ -64,6 +73,8 @@ class Sheet:
 
     def __post_init__(self) -> None:
         self.height = 6
+        if self.embedded:
+            return
         for line in wrap(visible(self.title), _TITLE_COLUMNS, 3):
             self.height += 20
             self.head.append(f'<text x="1%" y="{self.height}" class="title">{xml(line)}</text>')
@@ -71,7 +82,8 @@ class Sheet:
 
     def line(self, text: str, indent: str = "", most: int = 3) -> None:
         """Add text to the head, in as many lines as it needs, up to ``most``."""
-        for number, part in enumerate(wrap(visible(text), _HEAD_COLUMNS - 2, most)):
+        room = (_EMBEDDED_COLUMNS if self.embedded else _HEAD_COLUMNS) - 2
+        for number, part in enumerate(wrap(visible(text), room, most)):
             self.height += _LINE
             hang = "  " if number else indent
             self.head.append(f'<text x="1%" y="{self.height}">{hang}{xml(part)}</text>')
@@ -151,7 +163,7 @@ class Sheet:
         self.rows = max(self.rows, box.row + 1)
 
     def text(self) -> str:
-        """Return the file."""
+        """Return the file, or the part of a page."""
         bar = self.height + 10
         details = bar + 30
         chart = details + 2 * _LINE + 8
@@ -160,12 +172,12 @@ class Sheet:
             [
                 (
                     '<svg xmlns="http://www.w3.org/2000/svg" class="pgf" width="100%"'
-                    f' style="aspect-ratio:{_WIDTH}/{height:g}"'
-                    f' viewBox="0 0 {_WIDTH} {height:g}" preserveAspectRatio="xMinYMin meet"'
+                    + ("" if self.embedded else f' style="aspect-ratio:{_WIDTH}/{height:g}"')
+                    + f' viewBox="0 0 {_WIDTH} {height:g}" preserveAspectRatio="xMinYMin meet"'
                     f' role="group" data-height="{height:g}">'
                 ),
                 f"<title>{xml(cut(visible(self.title), NAME_COLUMNS))}</title>",
-                f"<style>{_style()}</style>",
+                *([] if self.embedded else [f"<style>{_style(rules())}</style>"]),
                 '<rect class="page" width="100%" height="100%"/>',
                 *self.head,
                 f'<g class="bar" data-y="{bar:g}"/>',
@@ -177,7 +189,7 @@ class Sheet:
                 f'<svg class="chart" x="1%" y="{chart:g}" width="98%" height="{self.rows * _ROW}">',
                 *self.frames,
                 "</svg>",
-                f"<script><![CDATA[\n{_script()}]]></script>",
+                *([] if self.embedded else [f"<script><![CDATA[\n{_script()}{_START}]]></script>"]),
                 "</svg>",
                 "",
             ]
@@ -188,8 +200,18 @@ def _percent(part: float) -> str:
     return f"{part * 100:.{_SHARE_DIGITS - 2}f}".rstrip("0").rstrip(".") + "%"
 
 
+def embedded_style() -> str:
+    """Return the style of pictures in a page that has a colour scheme of its own."""
+    return _style(rules_by_scheme())
+
+
+def embedded_script() -> str:
+    """Return the script that declares ``flamegraph``, to be called with each picture."""
+    return _script()
+
+
 @cache
-def _style() -> str:
+def _style(colours: str) -> str:
     return f"""
 .pgf text,.pgf input,.pgf button,.pgf .status{{font:{FONT_SIZE}px DejaVu Sans Mono,Menlo,Consolas,\
 Liberation Mono,monospace}}
@@ -212,7 +234,7 @@ Liberation Mono,monospace}}
 @media (max-width:900px){{.pgf:not(.js){{min-width:900px}}}}
 .pgf:not(.js){{height:auto}}
 @media print{{.pgf .bar,.pgf .details{{display:none}}}}
-{rules()}
+{colours}
 """
 
 
