@@ -17,6 +17,7 @@ from pytest_perfguard.processes import FreshProcessError, run_again
 from pytest_perfguard.profile_files import read_profile
 from pytest_perfguard.progress import note
 from pytest_perfguard.reports.profile import main_of, profile_lines
+from pytest_perfguard.run_profiles import Kept
 from pytest_perfguard.stacks import Profile
 
 _PROFILE = ".profile.json"
@@ -76,11 +77,15 @@ class LateProfiles:
         self._profiled = {lines[0].removesuffix(":") for lines in profiled}
         self._problem = ""
 
-    def make(self, nodeids: Iterable[str]) -> None:
-        """Profile tests in a fresh process, if that was asked for and has not been done."""
+    def make(self, nodeids: Iterable[str]) -> Mapping[str, Kept]:
+        """Profile tests in a fresh process, if that was asked for and has not been done.
+
+        Returns:
+            What a run keeps of these profiles, by node id.
+        """
         missing = [nodeid for nodeid in nodeids if nodeid not in self._profiled]
         if not missing or option(self._config, "profile") != "failed":
-            return
+            return {}
         count = f"{len(missing):,} test{'' if len(missing) == 1 else 's'}"
         note(self._config, f"profiling {count} in a fresh process")
         for nodeid in missing:
@@ -88,11 +93,12 @@ class LateProfiles:
                 # One of another day must not be taken for that of today.
                 with suppress(OSError):
                     path.unlink()
+        self._profiled.update(missing)
         try:
-            run_again(self._config, missing, *_ONLY_PROFILE)
+            return run_again(self._config, missing, *_ONLY_PROFILE).profiles
         except FreshProcessError as error:
             self._problem = f"{error}"
-        self._profiled.update(missing)
+        return {}
 
     def lines(self, record: Record, verdicts: Sequence[Verdict]) -> list[str]:
         """Return what is to be said of a test by its profile.

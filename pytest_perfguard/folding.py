@@ -18,6 +18,7 @@ def fold(name: str, first: Span, second: Span, *, max_tallies: int) -> Span:
     return Span(
         name=name,
         kind=first.kind,
+        start=min(first.start, second.start),
         seconds=first.seconds + second.seconds,
         calls=first.calls + second.calls,
         tallies=_fold_tallies(_all_tallies(first, second), max_tallies),

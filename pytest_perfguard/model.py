@@ -181,6 +181,7 @@ class Span(_Data):
         kind: ``test``, ``block``, ``request``, ``task`` (one try of a background task),
             ``call`` (a function that is timed), ``load`` (users of ``perf.load``) or ``endpoint``
             (what one got of a load).
+        start: when it was opened, in seconds since the outermost span was.
         seconds: wall time from opening to closing.
         calls: how many spans this one stands for; more than 1 where many were folded into one.
         peaks: highest levels by name, e.g. ``pool_peak``.
@@ -194,6 +195,7 @@ class Span(_Data):
 
     name: str
     kind: str
+    start: float = 0.0
     seconds: float = 0.0
     calls: int = 1
     tallies: tuple[Tally, ...] = ()
@@ -373,6 +375,8 @@ class Run(_Data):
         lost: node ids of tests that were measured by a process which died with what it knew.
         trends: how the numbers went over the last runs, where a history is kept; see
             :func:`pytest_perfguard.trends.trends`.
+        profiles: of tests that were run once more under a profiler, by node id: stacks and seconds
+            as ``stacks.Profile`` gives them, small enough to be kept, the one to look at first.
     """
 
     schema: int = SCHEMA_VERSION
@@ -383,6 +387,7 @@ class Run(_Data):
     lost: tuple[str, ...] = ()
     records: tuple[Record, ...] = ()
     trends: Mapping[str, Any] = field(default_factory=dict)
+    profiles: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     @property
     def fails(self) -> bool:
@@ -398,5 +403,8 @@ class Run(_Data):
                 "notices": tuple(data["notices"]),
                 "lost": tuple(data["lost"]),
                 "records": tuple(Record.from_dict(item) for item in data["records"]),
+                "profiles": {
+                    nodeid: tuple(kept) for nodeid, kept in data.get("profiles", {}).items()
+                },
             }
         )

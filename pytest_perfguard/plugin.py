@@ -276,6 +276,9 @@ class _Reports:
         profiles = report.__dict__.get("perfguard_profiles")
         if profiles is not None and not self._is_worker:
             _suite(self._config).add_profiles(profiles)
+        stacks = report.__dict__.get("perfguard_stacks")
+        if stacks is not None and not self._is_worker:
+            _suite(self._config).add_stacks(stacks)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

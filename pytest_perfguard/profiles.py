@@ -33,6 +33,7 @@ from pytest_perfguard.model import Level, Status, Verdict
 from pytest_perfguard.options import option
 from pytest_perfguard.probes.profiling import Capture
 from pytest_perfguard.reports.profile import main_of
+from pytest_perfguard.run_profiles import keepable
 from pytest_perfguard.session_windows import VISIT
 from pytest_perfguard.stacks import Profile
 from pytest_perfguard.units import Unit, show, shown
@@ -113,6 +114,8 @@ class Profiles:
         self._times: dict[pytest.Function, float] = {}
         # Errors of fixtures that were torn down before their time, for when it has come.
         self._torn: dict[pytest.Item, BaseException] = {}
+        # What the run is to keep, by node id, until the next report takes it along.
+        self._stacks: dict[str, list[dict[str, Any]]] = {}
 
     def asked(self, item: pytest.Item) -> None:
         """Note that a running test has a block to profile."""
@@ -137,6 +140,7 @@ class Profiles:
         report = yield
         if report.when == "teardown" and (told := item.stash.get(_TOLD, None)):
             report.perfguard_profiles = told  # type: ignore[attr-defined] # extra data is kept
+            self._hand_over_stacks(report)
         windows = self._guard.windows
         returns = windows is not None and windows.is_return(item)
         if self._pass is not None or report.when != "call" or returns:
@@ -152,6 +156,7 @@ class Profiles:
         if wanted:
             try:
                 _add(report, self._explain(item, verdicts, failed=report.failed))
+                self._hand_over_stacks(report)
             except (KeyboardInterrupt, _Exit):
                 # What had been found out before is not lost with the pass.
                 item.ihook.pytest_runtest_logreport(report=report)
@@ -171,6 +176,11 @@ class Profiles:
         if self._pass is None and item in self._torn:
             raise self._torn.pop(item)
         return result
+
+    def _hand_over_stacks(self, report: pytest.TestReport) -> None:
+        if self._stacks:
+            report.perfguard_stacks = self._stacks  # type: ignore[attr-defined] # extra data is kept
+            self._stacks = {}
 
     def _wanted(self, item: pytest.Item, verdicts: list[Verdict]) -> bool:
         match self._when.word:
@@ -342,7 +352,9 @@ class Profiles:
         captured = [each for each in run.capture.profiles() if each.records][:_MAX_PROFILES]
         lines = []
         if captured:
-            main = main_of([each.profile for each in captured], verdicts)
+            profiles = [each.profile for each in captured]
+            main = main_of(profiles, verdicts)
+            self._stacks[run.item.nodeid] = keepable(profiles, main)
             folder = directory_of(self._config, run.item.nodeid)
             files: dict[str, Path] = {}
             problems: list[str] = []
@@ -358,7 +370,7 @@ class Profiles:
                 svg = files.get("svg")
                 lines += compared(self._config, item.path, item.nodeid, main, svg)
             if self._kept and not failed:
-                run.remarks += self._keep(run.item, [each.profile for each in captured])
+                run.remarks += self._keep(run.item, profiles)
         elif not run.remarks:
             run.remarks.append("no profile: the test took too little time to be seen")
         return [*lines, *(f"    {remark}" for remark in dict.fromkeys(run.remarks))]

@@ -337,7 +337,7 @@ class Spans:
         frozen = self.freeze(span, seconds)
         if span.depth > MAX_DEPTH:
             # A tree that deep would end every reader of it: what is inside is added up.
-            nothing = Span(frozen.name, frozen.kind, calls=0)
+            nothing = Span(frozen.name, frozen.kind, frozen.start, calls=0)
             frozen = fold(frozen.name, frozen, nothing, max_tallies=MAX_TALLIES)
         if keep:
             self.keep(span, frozen)
@@ -399,6 +399,7 @@ class Spans:
         return Span(
             name=span.name,
             kind=span.kind,
+            start=span.started - span.origin,
             seconds=Clock.now() - span.started if seconds is None else seconds,
             tallies=tallies,
             peaks=dict(span.peaks),

@@ -22,6 +22,7 @@ from pytest_perfguard.processes import FreshProcessError, is_fresh, run_again
 from pytest_perfguard.reports.formats import render
 from pytest_perfguard.reports.plain import public
 from pytest_perfguard.reports.terminal import summary
+from pytest_perfguard.run_profiles import bounded
 from pytest_perfguard.runs import make_run, source, write_report
 from pytest_perfguard.time_mode import why_not_compared
 
@@ -59,6 +60,7 @@ class Suite:
         self._gone: list[str] = []
         self._profiles: list[Sequence[str]] = []
         self._in_history = True
+        self._stacks: dict[str, Sequence[Mapping[str, Any]]] = {}
 
     def begin(self, config: pytest.Config) -> None:
         """Look for what killed sessions have left, and leave what tells of this one if it is."""
@@ -80,6 +82,10 @@ class Suite:
     def add_profiles(self, profiles: Iterable[Sequence[str]]) -> None:
         """Keep what is to be said of the profiles of tests that have not failed."""
         self._profiles += profiles
+
+    def add_stacks(self, stacks: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Keep the profiles of tests, by node id; a rerun's replace those before."""
+        self._stacks.update(stacks)
 
     def add_facts(self, facts: Mapping[str, Any]) -> None:
         """Keep what one process knows of the suite; every worker collects all of it."""
@@ -132,7 +138,7 @@ class Suite:
             if late:
                 late_ones[record.nodeid] = record
         profiles = LateProfiles(config, self._profiles)
-        profiles.make(late_ones)
+        self.add_stacks(profiles.make(late_ones))
         self._profiles = [p for p in self._profiles if p[0].removesuffix(":") not in late_ones]
         told = [(record, profiles.lines(record, record.breaches)) for record in late_ones.values()]
         report_late(config, told)
@@ -205,12 +211,20 @@ class Suite:
             notices += approval.lines
             notices += [f"warning: {problem}" for problem in approval.problems]
         asked = is_told(config) or any(option(config, name) for name in (*OUTPUTS, "history"))
+        stacks, left_out = bounded(self._stacks)
+        if left_out and asked:
+            folder = config.rootpath / option(config, "artifacts") / "profiles"
+            notices.append(
+                f"the run has no room for the profiles of {left_out:,} "
+                f"test{'' if left_out == 1 else 's'}: they are in {folder} only"
+            )
         self._run = make_run(
             records,
             source=source(config.rootpath, self._started) if asked else {},
             tests=self._tests,
             notices=tuple(notices),
             lost=tuple(sorted(self._lost)),
+            profiles=stacks,
         )
         if option(config, "history") and not is_fresh() and not config.getoption("collectonly"):
             self._add_to_history(config, self._run)

@@ -518,6 +518,7 @@ def _placed(span: Span, site: Site | None, later: float) -> Span:
     """Return the span of a worker with the line that published it, on our time line."""
     return replace(
         span,
+        start=span.start + later,
         tallies=tuple(
             replace(tally, site=site, facts={} if site else tally.facts)
             if tally.probe == "tasks" and tally.kind != "publish"

@@ -19,6 +19,7 @@ from pytest_perfguard.model import (
     Tally,
     Verdict,
 )
+from pytest_perfguard.stacks import Frame, Profile
 
 # What is markup, an escape or a command to one of those who read a report.
 HOSTILE = (
@@ -124,6 +125,11 @@ RECORDS = st.builds(
     is_new=st.booleans(),
     line=_COUNT,
 )
+_FRAMES = st.builds(Frame, _TEXT, _TEXT, st.integers(0, 9_999), st.booleans())
+_STACKS = st.tuples(st.lists(_FRAMES, max_size=3), st.floats(0, 1e3))
+PROFILES = st.builds(Profile.build, _TEXT, _TEXT, st.lists(_STACKS, max_size=3)).map(
+    Profile.to_dict
+)
 RUNS = st.builds(
     Run,
     environment=_named(_TEXT),
@@ -132,4 +138,5 @@ RUNS = st.builds(
     notices=_several(_TEXT),
     lost=_several(_TEXT),
     records=_several(RECORDS),
+    profiles=_named(_several(PROFILES)),
 )
