@@ -10,7 +10,8 @@ from pathlib import Path
 # that choose tests by what an earlier session found. Those in the first row take their value from
 # the next argument where it is not in the same.
 _WITH_VALUE = (
-    "--perfguard-json", "--perfguard-summary", "--perfguard-sarif", "--perfguard-openmetrics",
+    "--perfguard-json", "--perfguard-html", "--perfguard-summary", "--perfguard-sarif",
+    "--perfguard-openmetrics",
     "--perfguard-processes", "--junitxml", "--junit-xml", "--html",
     "--json-report-file", "--report-log", "--cov-report", "--log-file", "--alluredir",
     "--benchmark-json", "--benchmark-save", "--maxfail", "--lfnf", "--last-failed-no-failures",

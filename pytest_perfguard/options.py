@@ -55,6 +55,7 @@ class Option(NamedTuple):
 OPTIONS = (
     Option("", "measure every test and report, with no edits", "bool", default=False),
     Option("json", "write all records to FILE as JSON", metavar="FILE"),
+    Option("html", "write a report to FILE that a browser opens from the disk", metavar="FILE"),
     Option("summary", "write a report for a pull request to FILE as Markdown", metavar="FILE"),
     Option("sarif", "write what is over a limit to FILE as SARIF", metavar="FILE"),
     Option("openmetrics", "write all metrics to FILE as OpenMetrics text", metavar="FILE"),

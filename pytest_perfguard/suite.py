@@ -29,6 +29,7 @@ from pytest_perfguard.time_mode import why_not_compared
 # The options that name a file to write, each with the format that it gets.
 OUTPUTS = {
     "json": "json",
+    "html": "html",
     "summary": "markdown",
     "sarif": "sarif",
     "openmetrics": "openmetrics",

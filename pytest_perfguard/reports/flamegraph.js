@@ -1,7 +1,7 @@
 // Zoom, search and the keyboard for a flame graph that is complete without them.
 "use strict";
-(() => {
-  const svg = document.currentScript.closest("svg");
+// Declared as a function, since a page may hold several pictures, each with this script.
+function flamegraph(svg) {
   const chart = svg.querySelector(".chart");
   const bar = svg.querySelector(".bar");
   const details = [...svg.querySelectorAll(".details")];
@@ -228,4 +228,4 @@
     if (now !== known) draw();
     known = now;
   }).observe(svg);
-})();
+}

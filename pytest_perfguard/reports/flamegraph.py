@@ -34,17 +34,25 @@ _MOVERS = 5
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
-def flamegraph(profile: Profile, *, min_share: float = MIN_SHARE) -> str:
+def flamegraph(
+    profile: Profile,
+    *,
+    min_share: float = MIN_SHARE,
+    max_frames: int = MAX_FRAMES,
+    embedded: bool = False,
+) -> str:
     """Return the flame graph of a profile, an SVG file of less than 2 MB.
 
     Args:
         min_share: of the width; frames that have less are left out, and more are where there are
             too many. The picture says how many were.
+        max_frames: how many it has at most.
+        embedded: it is a part of a page, which has its style and its script.
     """
     total = profile.total
     least = total * min_share
     nodes = grow([profile], by_line=True, least=least, rows=MAX_ROWS)
-    most = MAX_FRAMES
+    most = max_frames
     while True:
         boxes, drawn = place(
             nodes,
@@ -65,7 +73,7 @@ def flamegraph(profile: Profile, *, min_share: float = MIN_SHARE) -> str:
         sheet.notes(profile.notes)
         for box in boxes:
             sheet.frame(box, *_plain(box, profile.name, total))
-        text = sheet.text()
+        text = sheet.text(embedded=embedded)
         if len(text.encode()) <= MAX_BYTES or most < 2:  # noqa: PLR2004 - the root is left
             return text
         most //= 2

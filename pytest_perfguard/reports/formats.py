@@ -12,6 +12,7 @@ from pytest_perfguard.model import Run
 _RENDERERS = {
     "text": "terminal:text",
     "json": "plain:to_json",
+    "html": "html:to_html",
     "markdown": "markdown:to_markdown",
     "github": "github:to_annotations",
     "sarif": "sarif:to_sarif",

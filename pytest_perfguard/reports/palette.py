@@ -6,6 +6,7 @@ all text has a contrast of at least 4.5 to 1 on what it stands on; tests compute
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -47,15 +48,23 @@ FRAMES = {
 
 def rules() -> str:
     """Return the style sheet's part about colours."""
-    dark = _rules(light=False)
+    light = _rules(lambda paint: (paint.light, paint.light_ink))
+    dark = _rules(lambda paint: (paint.dark, paint.dark_ink))
     # On paper everything is light.
-    return f"{_rules(light=True)}\n@media screen and (prefers-color-scheme:dark){{\n{dark}\n}}"
+    return f"{light}\n@media screen and (prefers-color-scheme:dark){{\n{dark}\n}}"
 
 
-def _rules(*, light: bool) -> str:
-    def pick(paint: Paint) -> tuple[str, str]:
-        return (paint.light, paint.light_ink) if light else (paint.dark, paint.dark_ink)
+def rules_by_scheme() -> str:
+    """Return the part about colours for a page that decides itself which of them it shows."""
+    return _rules(
+        lambda paint: (
+            f"light-dark({paint.light},{paint.dark})",
+            f"light-dark({paint.light_ink},{paint.dark_ink})",
+        )
+    )
 
+
+def _rules(pick: Callable[[Paint], tuple[str, str]]) -> str:
     page, ink = pick(PAGE)
     muted = pick(MUTED)[1]
     found, on_found = pick(FOUND)

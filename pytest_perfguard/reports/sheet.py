@@ -18,7 +18,7 @@ from pytest_perfguard.reports.lettering import (
     wrap,
     xml,
 )
-from pytest_perfguard.reports.palette import rules
+from pytest_perfguard.reports.palette import rules, rules_by_scheme
 from pytest_perfguard.units import Unit, show
 from pytest_perfguard.visible import visible
 
@@ -38,6 +38,7 @@ _TITLE_COLUMNS = 41
 _LINE = 17
 _NOTES = 4
 _SHARE_DIGITS = 6
+_START = 'flamegraph(document.currentScript.closest("svg"));\n'
 _HINTS = ("Hover over a frame for its time and share.", "With scripts: click to zoom, / to search.")
 
 
@@ -150,8 +151,13 @@ class Sheet:
         )
         self.rows = max(self.rows, box.row + 1)
 
-    def text(self) -> str:
-        """Return the file."""
+    def text(self, *, embedded: bool = False) -> str:
+        """Return the file.
+
+        Args:
+            embedded: as a part of a page that has :func:`embedded_style` and
+                :func:`embedded_script`, and whose policy forbids others.
+        """
         bar = self.height + 10
         details = bar + 30
         chart = details + 2 * _LINE + 8
@@ -160,12 +166,12 @@ class Sheet:
             [
                 (
                     '<svg xmlns="http://www.w3.org/2000/svg" class="pgf" width="100%"'
-                    f' style="aspect-ratio:{_WIDTH}/{height:g}"'
-                    f' viewBox="0 0 {_WIDTH} {height:g}" preserveAspectRatio="xMinYMin meet"'
+                    + ("" if embedded else f' style="aspect-ratio:{_WIDTH}/{height:g}"')
+                    + f' viewBox="0 0 {_WIDTH} {height:g}" preserveAspectRatio="xMinYMin meet"'
                     f' role="group" data-height="{height:g}">'
                 ),
                 f"<title>{xml(cut(visible(self.title), NAME_COLUMNS))}</title>",
-                f"<style>{_style()}</style>",
+                *([] if embedded else [f"<style>{_style(rules())}</style>"]),
                 '<rect class="page" width="100%" height="100%"/>',
                 *self.head,
                 f'<g class="bar" data-y="{bar:g}"/>',
@@ -177,7 +183,7 @@ class Sheet:
                 f'<svg class="chart" x="1%" y="{chart:g}" width="98%" height="{self.rows * _ROW}">',
                 *self.frames,
                 "</svg>",
-                f"<script><![CDATA[\n{_script()}]]></script>",
+                *([] if embedded else [f"<script><![CDATA[\n{_script()}{_START}]]></script>"]),
                 "</svg>",
                 "",
             ]
@@ -188,8 +194,18 @@ def _percent(part: float) -> str:
     return f"{part * 100:.{_SHARE_DIGITS - 2}f}".rstrip("0").rstrip(".") + "%"
 
 
+def embedded_style() -> str:
+    """Return the style of pictures in a page that has a colour scheme of its own."""
+    return _style(rules_by_scheme())
+
+
+def embedded_script() -> str:
+    """Return the script that declares ``flamegraph``, to be called with each picture."""
+    return _script()
+
+
 @cache
-def _style() -> str:
+def _style(colours: str) -> str:
     return f"""
 .pgf text,.pgf input,.pgf button,.pgf .status{{font:{FONT_SIZE}px DejaVu Sans Mono,Menlo,Consolas,\
 Liberation Mono,monospace}}
@@ -212,7 +228,7 @@ Liberation Mono,monospace}}
 @media (max-width:900px){{.pgf:not(.js){{min-width:900px}}}}
 .pgf:not(.js){{height:auto}}
 @media print{{.pgf .bar,.pgf .details{{display:none}}}}
-{rules()}
+{colours}
 """
 
 
