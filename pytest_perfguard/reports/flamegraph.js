@@ -224,6 +224,8 @@ function flamegraph(svg) {
   // Also when a scroll bar takes its share of the window.
   let known = pixels();
   new ResizeObserver(() => {
+    // What is not shown any more, as in a part of a page that was folded, has no width.
+    if (!svg.getClientRects().length) return;
     const now = pixels();
     if (now !== known) draw();
     known = now;

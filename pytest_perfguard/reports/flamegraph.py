@@ -61,7 +61,7 @@ def flamegraph(
             least,
             most,
         )
-        sheet = Sheet(_title(profile), total)
+        sheet = Sheet(_title(profile), total, embedded)
         sheet.line(f"{_seconds(total)} in all. Callers are above what they call.")
         sheet.legend(("u0", "your code"), ("l0", "libraries"), *_not_drawn(boxes))
         sheet.lines("Most time in lines of your code:", map(str, profile.hottest()))
@@ -73,7 +73,7 @@ def flamegraph(
         sheet.notes(profile.notes)
         for box in boxes:
             sheet.frame(box, *_plain(box, profile.name, total))
-        text = sheet.text(embedded=embedded)
+        text = sheet.text()
         if len(text.encode()) <= MAX_BYTES or most < 2:  # noqa: PLR2004 - the root is left
             return text
         most //= 2

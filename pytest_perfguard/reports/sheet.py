@@ -33,6 +33,8 @@ _ROW = 18
 _PAD = 4
 # What fits at 400 pixels.
 _HEAD_COLUMNS = 52
+# With the margins of a page and a card around it.
+_EMBEDDED_COLUMNS = 44
 _TITLE_SIZE = 15
 _TITLE_COLUMNS = 41
 _LINE = 17
@@ -54,10 +56,16 @@ def share(part: float, whole: float) -> str:
 
 @dataclass(slots=True)
 class Sheet:
-    """A picture in the making: the head grows downwards, the frames come below it."""
+    """A picture in the making: the head grows downwards, the frames come below it.
+
+    Attributes:
+        embedded: it is a part of a page that has :func:`embedded_style` and
+            :func:`embedded_script`, whose policy forbids others, and which tells the title.
+    """
 
     title: str
     total: float
+    embedded: bool = False
     head: list[str] = field(default_factory=list)
     frames: list[str] = field(default_factory=list)
     height: float = 0
@@ -65,6 +73,8 @@ class Sheet:
 
     def __post_init__(self) -> None:
         self.height = 6
+        if self.embedded:
+            return
         for line in wrap(visible(self.title), _TITLE_COLUMNS, 3):
             self.height += 20
             self.head.append(f'<text x="1%" y="{self.height}" class="title">{xml(line)}</text>')
@@ -72,7 +82,8 @@ class Sheet:
 
     def line(self, text: str, indent: str = "", most: int = 3) -> None:
         """Add text to the head, in as many lines as it needs, up to ``most``."""
-        for number, part in enumerate(wrap(visible(text), _HEAD_COLUMNS - 2, most)):
+        room = (_EMBEDDED_COLUMNS if self.embedded else _HEAD_COLUMNS) - 2
+        for number, part in enumerate(wrap(visible(text), room, most)):
             self.height += _LINE
             hang = "  " if number else indent
             self.head.append(f'<text x="1%" y="{self.height}">{hang}{xml(part)}</text>')
@@ -151,13 +162,8 @@ class Sheet:
         )
         self.rows = max(self.rows, box.row + 1)
 
-    def text(self, *, embedded: bool = False) -> str:
-        """Return the file.
-
-        Args:
-            embedded: as a part of a page that has :func:`embedded_style` and
-                :func:`embedded_script`, and whose policy forbids others.
-        """
+    def text(self) -> str:
+        """Return the file, or the part of a page."""
         bar = self.height + 10
         details = bar + 30
         chart = details + 2 * _LINE + 8
@@ -166,12 +172,12 @@ class Sheet:
             [
                 (
                     '<svg xmlns="http://www.w3.org/2000/svg" class="pgf" width="100%"'
-                    + ("" if embedded else f' style="aspect-ratio:{_WIDTH}/{height:g}"')
+                    + ("" if self.embedded else f' style="aspect-ratio:{_WIDTH}/{height:g}"')
                     + f' viewBox="0 0 {_WIDTH} {height:g}" preserveAspectRatio="xMinYMin meet"'
                     f' role="group" data-height="{height:g}">'
                 ),
                 f"<title>{xml(cut(visible(self.title), NAME_COLUMNS))}</title>",
-                *([] if embedded else [f"<style>{_style(rules())}</style>"]),
+                *([] if self.embedded else [f"<style>{_style(rules())}</style>"]),
                 '<rect class="page" width="100%" height="100%"/>',
                 *self.head,
                 f'<g class="bar" data-y="{bar:g}"/>',
@@ -183,7 +189,7 @@ class Sheet:
                 f'<svg class="chart" x="1%" y="{chart:g}" width="98%" height="{self.rows * _ROW}">',
                 *self.frames,
                 "</svg>",
-                *([] if embedded else [f"<script><![CDATA[\n{_script()}{_START}]]></script>"]),
+                *([] if self.embedded else [f"<script><![CDATA[\n{_script()}{_START}]]></script>"]),
                 "</svg>",
                 "",
             ]

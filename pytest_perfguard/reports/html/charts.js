@@ -1,25 +1,33 @@
 // Small plots. Text stands beside them in the flow of the page, so none of it can overlap.
 "use strict";
 
-function waterfall(rows, total) {
+function waterfall(rows, end, zoom, view) {
   const kinds = new Set(rows.map((row) => row[1].split(" ")[1]).filter(Boolean));
   const names = { sql: "SQL", cache: "cache", http: "HTTP", task: "tasks", other: "other" };
-  const end = total[0] || 1;
+  const [from, to] = view ? [view[3], view[3] + view[4]] : [0, end.seconds];
+  const width = to - from || 1;
+  const inside = ([, , , start, seconds]) => start <= to && start + seconds >= from;
   return [
-    el("div", { class: "legend", "aria-hidden": "true" },
+    el("div", { class: "legend" },
       Object.keys(names).filter((kind) => kinds.has(kind))
-        .map((kind) => el("span", {}, el("i", { class: kind }), names[kind]))),
-    el("div", { class: "fall", role: "list" },
-      el("div", { class: "axis", "aria-hidden": "true" }, el("span", { class: "label" }),
-        el("span", { class: "track" }, el("span", {}, "0"), el("span", {}, total[1])), el("span", { class: "took" })),
-      rows.map(([depth, kind, name, start, seconds, startShown, took]) => {
+        .map((kind) => el("span", {}, el("i", { class: kind }), names[kind])),
+      view ? el("button", { type: "button", class: "whole", onclick: () => zoom(null) }, "Show all of the time") : null),
+    el("div", { class: "fall" },
+      el("div", { class: "axis" }, el("span", { class: "label" }), el("span", { class: "track" },
+        el("span", {}, view ? `after ${view[5]}` : "0"), el("span", {}, view ? view[6] : end.text)), el("span", { class: "took" })),
+      rows.filter((row) => !view || inside(row)).map((row) => {
+        const [depth, kind, name, start, seconds, startShown, took] = row;
         const mark = el("i", {});
-        mark.style.left = `${Math.min(99.5, start / end * 100)}%`;
-        mark.style.width = `${Math.max(0, Math.min(100 - start / end * 100, seconds / end * 100))}%`;
-        const label = el("span", { class: "label" }, name);
+        const left = Math.max(0, Math.min(99.6, (start - from) / width * 100));
+        const right = Math.min(100, (start + seconds - from) / width * 100);
+        mark.style.left = `${left}%`;
+        mark.style.width = `${Math.max(0, right - left)}%`;
+        const isSpan = !kind.startsWith("m ");
+        const label = isSpan && row !== view && seconds
+          ? el("button", { type: "button", class: "label", title: `${name}: look closer`, onclick: () => zoom(row) }, name)
+          : el("span", { class: "label" }, name);
         label.style.paddingLeft = `${depth * 14}px`;
-        return el("div", { class: kind.startsWith("m ") ? kind : `span ${kind}`, role: "listitem",
-          title: `${name}\nafter ${startShown}, took ${took}` },
+        return el("div", { class: isSpan ? `span ${kind}` : kind, title: `${name}\nafter ${startShown}, took ${took}` },
           label, el("span", { class: "track" }, mark), el("span", { class: "num took" }, took));
       })),
   ];
@@ -33,8 +41,9 @@ function histogram(timing) {
   const limits = timing.limits.map(([name, value, text]) => ["limit", value, text, `limit of ${name}`]);
   // A limit far away would press all bars into one: it is told, and not drawn.
   const longest = Math.max(...sample, ...marks.map((mark) => mark[1]));
-  const drawn = [...marks, ...limits.filter(([, value]) => value <= longest * 1.6)];
-  const low = Math.min(...sample), high = Math.max(longest, ...drawn.map((mark) => mark[1]));
+  const low = Math.min(...sample);
+  const drawn = [...marks, ...limits.filter(([, value]) => value >= low && value <= longest * 1.6)];
+  const high = Math.max(longest, ...drawn.map((mark) => mark[1]));
   const width = high - low || low || 1;
   const bins = Math.min(MOST_BINS, Math.max(5, Math.ceil(Math.sqrt(sample.length) * 2)));
   const counts = new Array(bins).fill(0);
@@ -52,11 +61,11 @@ function histogram(timing) {
     const x = Math.max(1, Math.min(599, (value - low) / width * 600));
     plot.append(svg("line", { class: name, x1: x, x2: x, y1: 0, y2: 100 }));
   }
-  const sign = (name) => svg("svg", { class: "plot-sign", viewBox: "0 0 18 10" , "aria-hidden": "true" },
+  const sign = (name) => svg("svg", { class: "sign", viewBox: "0 0 18 10", "aria-hidden": "true" },
     svg("line", { class: name, x1: 0, x2: 18, y1: 5, y2: 5 }));
   return [
-    el("div", { class: "marks plot-marks" }, [...marks, ...limits].map(([name, , text, title]) =>
-      el("span", { class: name }, sign(name), `${title} ${text}`))),
+    el("div", { class: "marks" }, [...marks, ...limits].map(([name, value, text, title]) =>
+      el("span", { class: name }, sign(name), `${title} ${text}${drawn.some((mark) => mark[3] === title) ? "" : value < low ? ", below all of them" : ", far above"}`))),
     plot,
     el("div", { class: "ends" }, el("span", {}, `shortest ${timing.ends[0]}`), el("span", {}, `longest ${timing.ends[1]}`)),
   ];

@@ -17,15 +17,14 @@ function judged(rows) {
         el("span", { class: `pill ${found.tone}` }, found.status)),
       key === "budget" ? meter(found.used) : null,
       el("div", { class: "small" }, found.reason || ""),
-      el("div", { class: "small" }, found.where));
+      el("div", { class: "small" }, soft(found.where)));
   };
-  return el("div", { class: "card" }, el("table", { class: "grid judged" },
+  return el("div", { class: "card" }, el("table", { class: `grid judged of-${columns.length}` },
     el("thead", {}, el("tr", {}, el("th", {}, "Metric"), el("th", { class: "num" }, "Value"),
       columns.map(([, title]) => el("th", {}, title)))),
     el("tbody", {}, rows.map((row) => el("tr", { class: row.tone },
       el("td", {}, el("div", { class: "name", title: row.help }, row.name),
-        row.span ? el("div", { class: "small" }, `in ${row.span}`) : null,
-        (row.changes || []).map((change) => el("div", { class: "changes" }, change))),
+        row.span ? el("div", { class: "small" }, soft(`in ${row.span}`)) : null),
       el("td", { class: `num value-${row.tone}`, "data-label": "Value" }, row.value),
       columns.map((column) => cell(column, row)))))));
 }
@@ -36,8 +35,9 @@ function judgedFolded(rows) {
   if (rows.length <= 12) return [judged(rows)];
   return [
     first.length ? judged(first) : null,
-    el("details", { open: !first.length },
-      el("summary", {}, `${first.length ? "Kept: " : ""}${plural(rest.length, "more metric")}`), judged(rest)),
+    el("details", { class: "card", open: !first.length },
+      el("summary", {}, `${plural(rest.length, first.length ? "more metric" : "metric")} within ${rest.length === 1 ? "its limit" : "their limits"}`),
+      judged(rest)),
   ];
 }
 
@@ -49,15 +49,20 @@ const others = (rows) => el("details", { class: "card" },
 const SHOWN_ROWS = 60;
 function timeline(found) {
   const card = el("div", { class: "card" });
-  const draw = (most) => {
-    const left = found.timeline.length - most;
-    card.replaceChildren(...waterfall(found.timeline.slice(0, most), found.total),
+  const { end } = found;
+  let most = SHOWN_ROWS, view = null;
+  const draw = () => {
+    // What is looked at closer is complete.
+    const rows = view ? found.timeline : found.timeline.slice(0, most);
+    const left = found.timeline.length - rows.length;
+    card.replaceChildren(...waterfall(rows, end, (row) => { view = row; draw(); }, view),
       ...(left > 0 ? [el("p", { class: "more" },
-        el("button", { type: "button", onclick: () => draw(Infinity) }, `Show ${plural(left, "more row")}`))] : []),
-      ...(found.more_rows || found.cut ? [el("p", { class: "more" },
-        "What came later is counted below, and not drawn.")] : []));
+        el("button", { type: "button", onclick: () => { most = Infinity; draw(); } }, `Show ${plural(left, "more row")}`))] : []),
+      ...(end.until ? [el("p", { class: "more" },
+        `The test went on until ${end.until}: nothing more was recorded, as in timed rounds.`)] : []),
+      ...(found.more_rows || found.cut ? [el("p", { class: "more" }, "What came later is counted below, and not drawn.")] : []));
   };
-  draw(SHOWN_ROWS);
+  draw();
   return card;
 }
 
@@ -74,7 +79,7 @@ function operations(found) {
       operation.text ? (operation.text.length > 240
         ? el("details", {}, el("summary", {}, operation.text.slice(0, 240)), el("span", { class: "text" }, operation.text))
         : el("span", { class: "text muted" }, operation.text)) : null,
-      el("div", { class: "site" }, operation.site, operation.function ? ` in ${operation.function}` : ""),
+      el("div", { class: "site" }, soft(operation.site), operation.function ? ` in ${operation.function}` : ""),
       (operation.callers || []).map((caller) => el("div", { class: "small site" }, `from ${caller}`)),
       (operation.remarks || []).map((remark) => el("div", { class: "small" }, remark))));
   const draw = (most) => {
@@ -101,8 +106,11 @@ const timings = (found) => el("div", { class: "timings" }, found.map((timing) =>
   timing.sample.length ? histogram(timing) : el("p", { class: "muted" }, "No single times were kept."),
   el("p", { class: "statistics" }, timing.statistics.map(([name, , text]) => el("span", {}, `${name} `, el("b", {}, text)))))));
 
-const growth = (found) => found.map(({ name, sizes, rows }) => el("div", { class: "card" },
-  el("h3", {}, name),
+const growing = (rows) => rows.some((row) => row.tone !== "ok");
+// What grows as it may is folded: it is asked for by few.
+const growth = (found) => [...found].sort((a, b) => growing(b.rows) - growing(a.rows)).map(({ name, sizes, rows }) => el("details",
+  { class: "card", open: growing(rows) || found.length < 3 },
+  el("summary", {}, el("b", {}, soft(name)), growing(rows) ? "" : ": grows as it may"),
   el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `Growth of ${name}` }, el("table", { class: "grid" },
     el("thead", {}, el("tr", {}, el("th", {}, "Metric"),
       sizes.map((size) => el("th", { class: "num" }, `n = ${size.toLocaleString("en")}`)),
@@ -110,7 +118,7 @@ const growth = (found) => found.map(({ name, sizes, rows }) => el("div", { class
     el("tbody", {}, rows.map((row) => el("tr", {},
       el("td", { class: "name" }, row.name),
       row.values.map((value) => el("td", { class: `num value-${row.tone}` }, value)),
-      el("td", {}, spark(sizes, row.raw, row.tone)),
+      el("td", { class: "sparks" }, spark(sizes, row.raw, row.tone)),
       el("td", { class: "mono" }, row.limit),
       el("td", {}, row.status ? el("span", { class: `pill ${row.tone}` }, row.status) : ""))))))));
 
@@ -137,7 +145,7 @@ async function showTest(test, article, controls) {
   const head = [
     controls,
     el("span", { class: `pill ${status.name}`, title: status.help }, status.title),
-    el("h1", {}, name), el("div", { class: "path" }, path),
+    el("h1", {}, soft(name)), el("div", { class: "path" }, soft(path)),
     el("div", { class: "facts" }, el("span", {}, `took ${test.time}`), found ? el("span", {}, found.outcome) : "",
       found && found.baseline ? el("span", {}, `baseline in ${found.baseline}`) : ""),
   ];
@@ -151,6 +159,8 @@ async function showTest(test, article, controls) {
     found.candidates ? section("Candidates", found.candidates.map((each) => lines(each, "look"))) : [],
     found.metrics || found.others ? section("Metrics", found.metrics ? judgedFolded(found.metrics) : null,
       found.others ? others(found.others) : null) : [],
+    found.changes ? section("Since the baseline", el("ul", { class: "card changes" },
+      found.changes.map((change) => el("li", {}, change)))) : [],
     found.growth ? section("Growth", growth(found.growth)) : [],
     found.timings ? section("Times of rounds", timings(found.timings)) : [],
     found.trends ? section("Trend", found.trends.filter((each) => each.points.length).map(trend)) : [],

@@ -9,7 +9,7 @@ from typing import Any
 from pytest_perfguard.metrics import METRICS, UNCOUNTED
 from pytest_perfguard.model import Moment, Record, Rule, Span, Tally, Verdict
 from pytest_perfguard.reports.evidence import cause, failure, merged_findings, merged_tallies
-from pytest_perfguard.reports.html.overview import bounded, level_text, shown_lines, used
+from pytest_perfguard.reports.html.overview import bounded, finite, level_text, shown_lines, used
 from pytest_perfguard.units import Unit, show
 
 Trends = Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]
@@ -20,8 +20,10 @@ _MAX_ROWS = 300
 _MAX_OPERATIONS = 150
 _MAX_TIMINGS = 20
 _MAX_STATEMENT = 3_000
+_MAX_CHANGES = 40
+# How many times as long a test is as all that its time line has.
+_IDLE = 2.5
 _MAX_TREND = 200
-_DIGITS = 4
 _TIMELINE_PROBES = {"sql": "sql", "cache": "cache", "http": "http", "tasks": "task"}
 _BY_RULE = {Rule.BUDGET: "budget", Rule.BASELINE: "baseline", Rule.TIMES: "times"}
 
@@ -40,10 +42,11 @@ def details(record: Record, trends: Mapping[str, Sequence[tuple[str, float]]]) -
         "timeline": rows[:_MAX_ROWS],
         "cut": sum(span.timeline_dropped for span in spans),
         "more_rows": len(rows) > _MAX_ROWS,
-        "total": [_short(_end(spans)), show(_end(spans), Unit.SECONDS)],
+        "end": _end(record.span, spans),
         "operations": operations[:_MAX_OPERATIONS],
         "more_operations": max(0, len(operations) - _MAX_OPERATIONS),
         "timings": [_timing(record, s) for s in spans if s.timing][:_MAX_TIMINGS],
+        "changes": _changes(record),
         "growth": [_growth(record, span) for span in spans if span.growth],
         "notes": [bounded(note) for span in spans for note in span.notes],
         "baseline": bounded(record.baseline),
@@ -102,14 +105,12 @@ def _judged_row(
         row[_BY_RULE[verdict.rule]] = {
             "limit": show(verdict.limit, metric.unit),
             "sign": "≥" if metric.higher_is_better else "≤",
-            "used": None if ratio is None else round(min(ratio, 9.99), 3),
+            "used": None if ratio is None else finite(min(ratio, 9.99)),
             "status": level_text(verdict),
             "tone": tone,
             "where": bounded(verdict.where, 300),
             "reason": bounded(verdict.waiver or verdict.reason, 500),
         }
-        if verdict.changes:
-            row.setdefault("changes", []).extend(bounded(c, 500) for c in verdict.changes[:20])
     row["tone"] = worst
     return row
 
@@ -120,6 +121,12 @@ def _tone(verdict: Verdict) -> str:
     if verdict.breached:
         return "bad" if verdict.level == "fail" else "warn"
     return "good" if verdict.status == "improved" else "ok"
+
+
+def _changes(record: Record) -> list[str]:
+    """Return what differs from the baseline where that is no breach, which tells of it itself."""
+    lines = [line for v in record.verdicts if not v.breached for line in v.changes]
+    return [bounded(line, _WIDTH) for line in lines[:_MAX_CHANGES]]
 
 
 def _unjudged(record: Record) -> list[tuple[str, str, str]]:
@@ -148,19 +155,23 @@ def _timeline(span: Span, depth: int) -> Iterator[list[Any]]:
 
 
 def _bar(depth: int, kind: str, name: str, start: float, seconds: float) -> list[Any]:
-    times = [_short(start), _short(seconds), show(start, Unit.SECONDS)]
+    times = [finite(start), finite(seconds), show(start, Unit.SECONDS)]
     return [min(depth, 12), bounded(kind, 20), bounded(name, 300), *times, show(seconds, Unit.SECONDS)]
 
 
-def _end(spans: Sequence[Span]) -> float:
-    """Return when all of it has ended, on the time line of the outermost span."""
-    ends = [span.start + span.seconds for span in spans if not span.timing]
-    ends += [moment.start + moment.seconds for span in spans for moment in span.timeline]
-    return max(ends, default=0.0)
+def _end(root: Span, spans: Sequence[Span]) -> dict[str, Any]:
+    """Return when the time line ends.
 
-
-def _short(value: float) -> float:
-    return float(f"{value:.5g}")
+    Where a test went on for long after the last of what there is to draw, as with timed rounds,
+    it ends before the test does, or all would be drawn at its very beginning.
+    """
+    ends = [moment.start + moment.seconds for span in spans for moment in span.timeline]
+    ends += [span.start + span.seconds for span in spans if span is not root]
+    last, whole = max(ends, default=0.0), root.start + root.seconds
+    cut = 0 < last * _IDLE < whole
+    end = last if cut else max(last, whole)
+    found = {"seconds": finite(end), "text": show(end, Unit.SECONDS)}
+    return {**found, "until": show(whole, Unit.SECONDS)} if cut else found
 
 
 def _operations(span: Span) -> list[dict[str, Any]]:
@@ -176,14 +187,14 @@ def _operation(tally: Tally) -> dict[str, Any]:
         "probe": bounded(tally.probe, 20),
         "label": bounded(tally.label, 300),
         "count": tally.count,
-        "seconds": _short(tally.sums.get("seconds", 0.0)),
+        "seconds": finite(tally.sums.get("seconds", 0.0)),
         "time": show(tally.sums.get("seconds"), Unit.SECONDS) if "seconds" in tally.sums else "",
-        "rows": tally.sums.get("rows", 0),
+        "rows": finite(tally.sums.get("rows", 0)),
         "site": bounded(f"{site.file}:{site.line}", 300) if site else "no line of your code",
     }
     if site:
         found["function"] = bounded(site.function, 200)
-        found["callers"] = [bounded(caller, 300) for caller in site.callers[:5]]
+        found["callers"] = [bounded(caller, 300) for caller in site.callers[:2]]
     if tally.operation != tally.label:
         found["text"] = bounded(tally.operation, _MAX_STATEMENT)
     remarks = _remarks(tally)
@@ -217,7 +228,7 @@ def _timing(record: Record, span: Span) -> dict[str, Any]:
     statistics = timing["statistics"]
     prefix = "http" if span.kind == "request" else "time"
     limits = [
-        (v.metric, _short(v.limit), show(v.limit, Unit.SECONDS), _tone(v))
+        (v.metric, finite(v.limit), show(v.limit, Unit.SECONDS), _tone(v))
         for v in record.verdicts
         if v.rule is Rule.BUDGET
         and v.metric.partition("_")[0] == prefix
@@ -231,9 +242,9 @@ def _timing(record: Record, span: Span) -> dict[str, Any]:
         "repeated": timing.get("repeated", 0),
         "cold": show(timing.get("cold_wall"), Unit.SECONDS),
         "statistics": [
-            (name, _short(value), show(value, Unit.SECONDS)) for name, value in statistics.items()
+            (name, finite(value), show(value, Unit.SECONDS)) for name, value in statistics.items()
         ],
-        "sample": [float(f"{value:.{_DIGITS}g}") for value in timing.get("sample", ())],
+        "sample": [finite(value) for value in timing.get("sample", ())],
         "ends": [
             show(value, Unit.SECONDS)
             for value in (timing["sample"][0], timing["sample"][-1])
@@ -253,7 +264,7 @@ def _growth(record: Record, span: Span) -> dict[str, Any]:
             {
                 "name": bounded(name, 100),
                 "values": [show(value, unit) for value in found["values"]],
-                "raw": [_short(value) for value in found["values"]],
+                "raw": [finite(value) for value in found["values"]],
                 "limit": bounded(found["limit"], 40),
                 "status": level_text(verdict) if verdict else "",
                 "tone": _tone(verdict) if verdict else "ok",
@@ -268,7 +279,7 @@ def _trend(metric: str, points: Sequence[tuple[str, float]]) -> dict[str, Any]:
     return {
         "name": bounded(metric, 100),
         "points": [
-            (bounded(label, 100), _short(value), show(value, unit))
+            (bounded(label, 100), finite(value), show(value, unit))
             for label, value in points[-_MAX_TREND:]
         ],
     }

@@ -25,12 +25,15 @@ function bar(share, name = "") {
 
 function meter(used) {
   if (used === null || used === undefined || used < 0) return null;
-  const name = used > 1 ? "over" : used > 0.9 ? "near" : "";
+  const name = used > 1 ? "over" : used > 0.9 && used < 1 ? "near" : "";
   return el("span", { class: `meter ${name}`, "aria-hidden": "true" }, bar(used));
 }
 
-// The parts of a node id, with places where it may break.
+// Names and paths may break after their parts, not within a word.
+const soft = (text) => text.split(/(?<=[/_:.,\[])(?=[^/_:.,\[])/).flatMap((part, at) => (at ? [el("wbr"), part] : [part]));
+
+// The file and the rest of a node id.
 function split(nodeid) {
   const at = nodeid.indexOf("::");
-  return at < 0 ? ["", nodeid] : [nodeid.slice(0, at + 2), nodeid.slice(at + 2)];
+  return at < 0 ? ["", nodeid] : [nodeid.slice(0, at), nodeid.slice(at + 2)];
 }

@@ -33,9 +33,10 @@ function row(test) {
   const [path, name] = split(test.id), status = STATUSES[test.status];
   return el("tr", {},
     el("td", {}, el("span", { class: `pill ${status.name}`, title: status.help }, status.title)),
-    el("td", {}, el("a", { href: link(test), "data-number": test.number }, el("span", { class: "path" }, path), el("b", {}, name)),
-      test.why ? el("div", { class: "why" }, test.why) : null),
-    el("td", { class: "closest" }, test.closest, test.closest ? meter(test.used) : null),
+    el("td", {}, el("a", { href: link(test), "data-number": test.number }, el("b", {}, soft(name))),
+      path ? el("div", { class: "path" }, soft(path)) : null,
+      test.why ? el("div", { class: "why" }, soft(test.why)) : null),
+    el("td", { class: "closest" }, soft(test.closest), test.closest ? meter(test.used) : null),
     el("td", { class: "num", "data-label": "SQL" }, number(test.sql)),
     el("td", { class: "num", "data-label": "cache" }, number(test.cache)),
     el("td", { class: "num", "data-label": "HTTP" }, number(test.http)),

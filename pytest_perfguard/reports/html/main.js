@@ -52,6 +52,7 @@ async function route() {
   const article = byId("detail");
   byId("overview").hidden = byId("list").hidden = Boolean(test) || id !== null;
   article.hidden = id === null;
+  delete article.dataset.shown;
   if (id === null) {
     article.replaceChildren();
     const row = byId("rows").querySelector(`[data-number="${left.number}"]`);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -25,6 +26,9 @@ STATUSES = {
     "skipped": ("Skipped", "the test did not run to its end"),
 }
 _ORDER = list(STATUSES)
+_COLUMNS = ("sql_queries", "cache_commands", "http_requests")
+# Larger ones would be infinite once they are rounded.
+_HUGE = 1e300
 _MAX_CAUSES = 5
 _MAX_WORDS = 600
 _MAX_NOTICES = 50
@@ -174,7 +178,10 @@ def _place(finding: Finding) -> tuple[object, ...]:
 
 def shown_lines(lines: Iterable[str]) -> list[tuple[str, str]]:
     """Return lines as the terminal has them, each with what kind of line it is."""
-    return [(_kind(line), visible(_bounded(line.strip(), _MAX_LINE))) for line in lines]
+    return [
+        (_kind(line), visible(_bounded(line.removeprefix("perfguard: ").strip(), _MAX_LINE)))
+        for line in lines
+    ]
 
 
 _MAX_LINE = 2_000
@@ -227,14 +234,19 @@ def _row(record: Record) -> list[Any]:
         bounded(record.nodeid),
         _ORDER.index(status),
         _why(record, status),
-        round(min(ratio, 1e6), 4),
+        finite(min(ratio, 1e6)),
         text,
-        *(record.metrics.get(m, 0) for m in ("sql_queries", "cache_commands", "http_requests")),
-        record.span.seconds,
+        *(finite(record.metrics.get(metric, 0)) for metric in _COLUMNS),
+        finite(record.span.seconds),
         show(record.span.seconds, Unit.SECONDS),
         _words(spans),
         "".join(str(number) for number, facet in enumerate(FACETS) if _has(record, spans, facet)),
     ]
+
+
+def finite(value: float) -> float:
+    """Return a number as JSON can hold it, and no more of it than is looked at."""
+    return float(f"{max(-_HUGE, min(value, _HUGE)):.6g}") if math.isfinite(value) else 0
 
 
 def _has(record: Record, spans: list[Span], facet: str) -> bool:
