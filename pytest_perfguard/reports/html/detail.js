@@ -138,16 +138,18 @@ function flames(found) {
   });
 }
 
-async function showTest(test, article, controls) {
+// The details, as soon as they are unpacked, unless another test was opened meanwhile.
+async function showTest(test, article, controls, isCurrent) {
   const [path, name] = split(test.id);
   const found = await detailsOf(test);
+  if (!isCurrent()) return;
   const status = STATUSES[test.status];
   const head = [
     controls,
     el("span", { class: `pill ${status.name}`, title: status.help }, status.title),
     el("h1", {}, soft(name)), el("div", { class: "path" }, soft(path)),
     el("div", { class: "facts" }, el("span", {}, `took ${test.time}`), found ? el("span", {}, found.outcome) : "",
-      found && found.baseline ? el("span", {}, `baseline in ${found.baseline}`) : ""),
+      found && found.baseline ? el("span", {}, "baseline in ", soft(found.baseline)) : ""),
   ];
   if (!found) {
     article.replaceChildren(...head, el("p", { class: "card" },
@@ -169,9 +171,9 @@ async function showTest(test, article, controls) {
     found.notes ? section("Notes", el("ul", { class: "card" }, found.notes.map((note) => el("li", {}, note)))) : [],
   ];
   article.replaceChildren(...[...head, ...parts].flat(4).filter(Boolean));
+}
+
+async function showPictures(test, article, isCurrent) {
   const pictures = await picturesOf(test);
-  // Another test may have been opened meanwhile.
-  if (pictures.length && article.contains(controls)) {
-    article.append(...section("Flame graphs", ...flames(pictures)));
-  }
+  if (pictures.length && isCurrent()) article.append(...section("Flame graphs", ...flames(pictures)));
 }

@@ -66,16 +66,18 @@ async function route() {
     return;
   }
   left.number = test.number;
+  const isCurrent = () => current === test;
   try {
-    await showTest(test, article, controls(test));
+    await showTest(test, article, controls(test), isCurrent);
+    if (!isCurrent()) return;
+    scrollTo(0, 0);
+    article.focus({ preventScroll: true });
+    await showPictures(test, article, isCurrent);
   } catch (error) {
     article.replaceChildren(controls(test), el("p", { class: "card bad" },
       `The details cannot be unpacked: ${error.message}. They are in run.json; a newer browser may help.`));
   }
-  if (current !== test) return;
-  scrollTo(0, 0);
-  article.focus({ preventScroll: true });
-  article.dataset.shown = test.id;
+  if (isCurrent()) article.dataset.shown = test.id;
 }
 addEventListener("hashchange", route);
 
