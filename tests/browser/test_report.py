@@ -224,8 +224,11 @@ def test_statuses_and_kinds_filter(page: Page) -> None:
 
 
 def test_a_cause_leads_to_its_tests(page: Page) -> None:
-    page.run("document.querySelector('.find').click()")
+    page.run("document.querySelector('.causes .find').click()")
     assert rows(page) == ["test_orders[a/b c&d=é]", "test_candidate"]
+    page.run("document.querySelector('.breached .find').click()")
+    assert rows(page) == ["test_orders[a/b c&d=é]"]
+    assert page.run("return document.getElementById('search').value") == "over:sql_queries"
 
 
 def test_a_test_shows_all_that_is_known_of_it(page: Page) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_perfguard.artifacts import FORMATS
 from pytest_perfguard.model import Record
+from pytest_perfguard.runs import read_run
 from pytest_perfguard.stacks import Profile
 from tests.integration.conftest import LEAN
 
@@ -162,7 +163,7 @@ def test_which_tests_are_profiled(
         """
     )
 
-    result = run_once(f"--perfguard-profile={word}", *workers)
+    result = run_once(f"--perfguard-profile={word}", "--perfguard-json=run.json", *workers)
 
     result.assert_outcomes(passed=3, failed=2)
     found = runs()
@@ -186,6 +187,10 @@ def test_which_tests_are_profiled(
         assert profiled >= wanted
     else:
         assert profiled == wanted
+    # Those that take next to no time are not seen.
+    run = read_run(pytester.path / "run.json")
+    kept = {name.rpartition("_")[2] for name in run.profiles}
+    assert {"red", "slowest"} & profiled <= kept <= profiled
 
 
 def test_a_red_time_is_explained_in_the_text_of_the_failure(

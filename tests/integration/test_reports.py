@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from pytest_perfguard import METRICS
 from pytest_perfguard.model import Record
+from pytest_perfguard.reports.formats import render
+from pytest_perfguard.runs import read_run
 
 Run = Callable[..., pytest.RunResult]
 Failed = Callable[[pytest.RunResult], list[str]]
@@ -155,6 +158,48 @@ def test_the_file_holds_the_same_with_and_without_workers(
     assert len(nodeids) == 5
     assert {record["outcome"] for record in one["records"]} == {"passed"}
     assert _without_times(one) == _without_times(two)
+
+
+def test_the_page_of_a_run_can_be_made_later_and_has_its_profiles(
+    pytester: pytest.Pytester, run_once: Run
+) -> None:
+    pytest.importorskip("jinja2")
+    pytest.importorskip("pyinstrument")
+    pytester.makepyfile(
+        """
+        import json
+        import pytest
+
+        @pytest.mark.perf_profile
+        def test_marked():
+            json.dumps([{"a": number} for number in range(30_000)])
+
+        @pytest.mark.performance
+        def test_other():
+            pass
+        """
+    )
+    run_once("-n2", "--perfguard-json=run.json", "--perfguard-html=report.html").assert_outcomes(
+        passed=2
+    )
+    path = pytester.path / "run.json"
+    (nodeid,) = read_run(path).profiles
+    assert nodeid.endswith("::test_marked")
+    page = (pytester.path / "report.html").read_text(encoding="utf-8")
+    assert nodeid in page
+    assert render(read_run(path), "html") == page
+
+
+def test_a_page_that_needs_a_library_names_the_extra(
+    pytester: pytest.Pytester, run_once: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    pytester.makepyfile("def test_nothing(): pass")
+    result = run_once("--perfguard-html=report.html")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    result.stdout.fnmatch_lines(
+        "warning: Jinja2 is not installed: install pytest-perfguard with the extra [[]html]"
+    )
 
 
 @pytest.mark.usefixtures("suite")

@@ -551,3 +551,4 @@ def test_what_fails_by_stored_times_is_explained_by_a_profile(
         ]
     )
     assert ("profiling 1 test in a fresh process" in result.stdout.str()) is not bool(mark)
+    assert list(read_run(pytester.path / "run.json").profiles) == ["test_calls.py::test_work"]

@@ -30,6 +30,9 @@ _COLUMNS = ("sql_queries", "cache_commands", "http_requests")
 # Larger ones would be infinite once they are rounded.
 _HUGE = 1e300
 _MAX_CAUSES = 5
+_MAX_BREACHED = 8
+# What is written before a metric to find the tests that exceed it.
+_OVER = "over:"
 _MAX_WORDS = 600
 _MAX_NOTICES = 50
 # Statements as long as that say no more than their beginning.
@@ -80,6 +83,7 @@ def overview(run: Run) -> dict[str, Any]:
         "notices": [visible(notice) for notice in run.notices[:_MAX_NOTICES]],
         "more_notices": max(0, len(run.notices) - _MAX_NOTICES),
         "causes": _causes(run.records),
+        "breached": _breached(run.records),
         "tests": rows,
     }
 
@@ -172,6 +176,17 @@ def _causes(records: Iterable[Record]) -> list[dict[str, Any]]:
     return found
 
 
+def _breached(records: Iterable[Record]) -> list[tuple[str, str, str]]:
+    """Return the metrics that are over in the most tests, each with how many and the search."""
+    counts = Counter(name for record in records for name in _over(record))
+    ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:_MAX_BREACHED]
+    return [(name, _number(count, "test"), f"{_OVER}{name}") for name, count in ranked]
+
+
+def _over(record: Record) -> list[str]:
+    return list(dict.fromkeys(verdict.metric for verdict in record.breaches))
+
+
 def _place(finding: Finding) -> tuple[object, ...]:
     return finding.tally.operation, str(finding.tally.site)
 
@@ -239,7 +254,7 @@ def _row(record: Record) -> list[Any]:
         *(finite(record.metrics.get(metric, 0)) for metric in _COLUMNS),
         finite(record.span.seconds),
         show(record.span.seconds, Unit.SECONDS),
-        _words(spans),
+        " ".join([*(f"{_OVER}{name}" for name in _over(record)), _words(spans)]).strip(),
         "".join(str(number) for number, facet in enumerate(FACETS) if _has(record, spans, facet)),
     ]
 
