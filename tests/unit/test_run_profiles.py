@@ -38,6 +38,6 @@ def test_one_that_cannot_be_small_is_left_out() -> None:
 
 def test_a_run_has_room_for_so_many() -> None:
     each = [{"frames": "x" * (MAX_RUN_BYTES // 3)}]
-    kept, left_out = bounded({name: each for name in "abcd"})
+    kept, left_out = bounded(dict.fromkeys("abcd", each))
     assert list(kept) == ["a", "b"]
     assert left_out == 2

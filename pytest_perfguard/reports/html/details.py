@@ -142,7 +142,7 @@ def _unjudged(record: Record) -> list[tuple[str, str, str]]:
 def _timeline(span: Span, depth: int) -> Iterator[list[Any]]:
     """Yield the rows of the time line: spans, and inside them what happened, in order."""
     probes = {tally.label: tally.probe for tally in span.tallies}
-    calls = f" ×{span.calls:,}" if span.calls > 1 else ""
+    calls = f", {span.calls:,} calls" if span.calls > 1 else ""
     yield _bar(depth, span.kind, f"{span.name}{calls}", span.start, span.seconds)
     inside: list[Moment | Span] = [*span.timeline, *span.children]
     for part in sorted(inside, key=lambda part: part.start):
@@ -150,13 +150,19 @@ def _timeline(span: Span, depth: int) -> Iterator[list[Any]]:
             yield from _timeline(part, depth + 1)
         else:
             kind = _TIMELINE_PROBES.get(probes.get(part.label, ""), "other")
-            name = f"{part.count:,}× {part.label}" if part.count > 1 else part.label
+            name = f"{part.count:,}x {part.label}" if part.count > 1 else part.label
             yield _bar(depth + 1, f"m {kind}", name, part.start, part.seconds)
 
 
 def _bar(depth: int, kind: str, name: str, start: float, seconds: float) -> list[Any]:
     times = [finite(start), finite(seconds), show(start, Unit.SECONDS)]
-    return [min(depth, 12), bounded(kind, 20), bounded(name, 300), *times, show(seconds, Unit.SECONDS)]
+    return [
+        min(depth, 12),
+        bounded(kind, 20),
+        bounded(name, 300),
+        *times,
+        show(seconds, Unit.SECONDS),
+    ]
 
 
 def _end(root: Span, spans: Sequence[Span]) -> dict[str, Any]:
@@ -213,7 +219,8 @@ def _remarks(tally: Tally) -> list[str]:
         (f"{sums.get('roundtrips', 0):,.0f} round trips", sums.get("roundtrips", 0) > tally.count),
         (f"{tally.duplicates:,} with the same parameters", tally.duplicates),
         (f"{tally.distinct:,} parameter sets", tally.distinct > 1),
-        (f"{sums.get('errors', 0):,.0f} failed: {tally.facts.get('error', '?')}", sums.get("errors")),
+        (f"{sums.get('errors', 0):,.0f} failed: {tally.facts.get('error', '?')}",
+         sums.get("errors")),
         (f"plan: {tally.facts.get('plan', '')}", "plan" in tally.facts),
         (f"sorts: {tally.facts.get('sort', '')}", "sort" in tally.facts),
         (f"index: {tally.facts.get('index', '')}", "index" in tally.facts),

@@ -56,7 +56,7 @@ function drawRows(everything = false) {
   const turn = (by, text) => el("button", { type: "button", disabled: state.page + by < 0 || state.page + by >= pages,
     onclick: () => { state.page += by; drawRows(); byId("list").scrollIntoView(); } }, text);
   byId("pages").replaceChildren(...(pages > 1 ? [turn(-1, "Previous"),
-    el("span", {}, `${(from + 1).toLocaleString("en")}–${Math.min(to, state.shown.length).toLocaleString("en")}`
+    el("span", {}, `${(from + 1).toLocaleString("en")} to ${Math.min(to, state.shown.length).toLocaleString("en")}`
       + ` of ${state.shown.length.toLocaleString("en")}`), turn(1, "Next")] : []));
 }
 

@@ -10,7 +10,13 @@ from typing import Any
 
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Finding, Level, Record, Rule, Run, Span, Status, Verdict
-from pytest_perfguard.reports.evidence import EXPLAINED, cache_faults, cause, headline, merged_findings
+from pytest_perfguard.reports.evidence import (
+    EXPLAINED,
+    cache_faults,
+    cause,
+    headline,
+    merged_findings,
+)
 from pytest_perfguard.reports.terminal import denominator
 from pytest_perfguard.units import Unit, show
 from pytest_perfguard.visible import visible
