@@ -69,6 +69,7 @@ _WRITTEN: dict[str, tuple[list[str], str, object]] = {
     "sarif": (["--perfguard-sarif=run.json"], "run.json", "run.json"),
     "openmetrics": (["--perfguard-openmetrics=run.json"], "run.json", "run.json"),
     "github": (["--perfguard-github=off"], "off", "off"),
+    "html": (["--perfguard-html=report.html"], "report.html", "report.html"),
     "budgets": (["--perfguard-budgets=sql_rows=9"], "sql_rows=9", ["sql_rows=9"]),
     "level": (["--perfguard-level", "warn"], "warn", ["warn"]),
     "unproven": (["--perfguard-unproven=warn"], "warn", "warn"),

@@ -25,6 +25,7 @@ _MAX_CHANGES = 40
 _IDLE = 2.5
 _MAX_TREND = 200
 _TIMELINE_PROBES = {"sql": "sql", "cache": "cache", "http": "http", "tasks": "task"}
+_TASKS = {"publish": "published", "retry": "ended in a retry", "failure": "failed"}
 _BY_RULE = {Rule.BUDGET: "budget", Rule.BASELINE: "baseline", Rule.TIMES: "times"}
 
 
@@ -149,7 +150,9 @@ def _timeline(span: Span, depth: int) -> Iterator[list[Any]]:
         if isinstance(part, Span):
             yield from _timeline(part, depth + 1)
         else:
-            kind = _TIMELINE_PROBES.get(probes.get(part.label, ""), "other")
+            # What is published has the task's label in tallies.
+            probe = probes.get(part.label) or probes.get(part.label.removeprefix("publish "), "")
+            kind = _TIMELINE_PROBES.get(probe, "other")
             name = f"{part.count:,}x {part.label}" if part.count > 1 else part.label
             yield _bar(depth + 1, f"m {kind}", name, part.start, part.seconds)
 
@@ -192,7 +195,7 @@ def _operation(tally: Tally) -> dict[str, Any]:
     found: dict[str, Any] = {
         "probe": bounded(tally.probe, 20),
         "label": bounded(tally.label, 300),
-        "count": tally.count,
+        "count": tally.count or finite(tally.sums.get("runs", 0)),
         "seconds": finite(tally.sums.get("seconds", 0.0)),
         "time": show(tally.sums.get("seconds"), Unit.SECONDS) if "seconds" in tally.sums else "",
         "rows": finite(tally.sums.get("rows", 0)),
@@ -214,6 +217,7 @@ def _remarks(tally: Tally) -> list[str]:
     sums = tally.sums
     words = [
         (tally.subject or "", True),
+        (_TASKS.get(tally.kind, ""), tally.probe == "tasks"),
         (f"{sums.get('hits', 0):,.0f} hit, {sums.get('misses', 0):,.0f} missed",
          sums.get("hits") or sums.get("misses")),
         (f"{sums.get('roundtrips', 0):,.0f} round trips", sums.get("roundtrips", 0) > tally.count),

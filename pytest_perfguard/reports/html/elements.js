@@ -30,7 +30,7 @@ function meter(used) {
 }
 
 // Names and paths may break after their parts, not within a word.
-const soft = (text) => text.split(/(?<=[/_:.,\[])(?=[^/_:.,\[])/).flatMap((part, at) => (at ? [el("wbr"), part] : [part]));
+const soft = (text) => text.split(/(?<=[/_:.,\[])(?=[^/_:.,\[\d])/).flatMap((part, at) => (at ? [el("wbr"), part] : [part]));
 
 // The file and the rest of a node id.
 function split(nodeid) {
