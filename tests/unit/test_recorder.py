@@ -81,6 +81,15 @@ def _in_thread(function: Callable[[], object]) -> list[object]:
 # -- spans --------------------------------------------------------------------------------------
 
 
+def test_a_span_tells_when_it_began(recorder: Recorder) -> None:
+    with recorder.measure("outer") as outer, recorder.measure("inner") as inner:
+        pass
+    assert outer.span is not None
+    assert inner.span is not None
+    assert outer.span.start == 0
+    assert 0 < inner.span.start <= outer.span.seconds - inner.span.seconds
+
+
 def test_an_event_belongs_to_the_innermost_span(recorder: Recorder, probe: _Probe) -> None:
     with recorder.measure("outer") as outer:
         probe.hear("a")

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from pytest_perfguard.metrics import METRICS
-from pytest_perfguard.model import Site, Span
+from pytest_perfguard.model import Moment, Site, Span
 from pytest_perfguard.probes.celery_internals import Publishing
 from pytest_perfguard.probes.celery_queue import CeleryPost
-from pytest_perfguard.probes.tasks import NEED_RUNS, TaskProbe
+from pytest_perfguard.probes.tasks import NEED_RUNS, TaskProbe, _placed
 from pytest_perfguard.recorder import Measurement, Recorder
 from pytest_perfguard.spans import MAX_TALLIES, OpenSpan, Settings
 from tests.unit.build import site, span, tally
@@ -84,6 +84,14 @@ def counts(measured: Measurement) -> dict[str, float]:
         for name, value in measured.items()
         if name in ("task_published", "task_runs", "task_retries", "task_failures")
     }
+
+
+def test_what_a_worker_tells_is_placed_on_our_time_line() -> None:
+    inner = span(start=0.25, timeline=(Moment("SELECT t", 1, 0.5, 0.1),))
+    placed = _placed(span(start=0.125, children=(inner,)), None, 2.0)
+    assert placed.start == 2.125
+    assert placed.children[0].start == 2.25
+    assert placed.children[0].timeline[0].start == 2.5
 
 
 def test_nothing_is_counted_where_nothing_is_measured(probe: TaskProbe, recorder: Recorder) -> None:
