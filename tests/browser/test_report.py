@@ -14,9 +14,8 @@ pytest.importorskip("jinja2")
 from pytest_perfguard.model import Level, Moment, Record, Run, Span, Status, Verdict
 from pytest_perfguard.reports.html import to_html
 from tests.browser.conftest import Page
-from tests.unit.build import finding, site, span, tally
+from tests.unit.build import HOSTILE, finding, site, span, tally
 from tests.unit.profiles import library, profile, user
-from tests.unit.test_html import _HOSTILE
 
 Show = Callable[..., Page]
 
@@ -442,19 +441,19 @@ def test_paper_has_all_tests_and_no_buttons(show: Show, many: str) -> None:
 
 
 def test_nothing_is_asked_for_and_nothing_complains(show: Show) -> None:
-    records = [_failing(hostile, hostile) for hostile in _HOSTILE]
-    drawn = profile(((user(_HOSTILE[0]),), 1.0), name=_HOSTILE[0])
+    records = [_failing(hostile, hostile) for hostile in HOSTILE]
+    drawn = profile(((user(HOSTILE[0]),), 1.0), name=HOSTILE[0])
     run = Run(
         records=tuple(
-            replace(r, errors=(hostile,)) for r, hostile in zip(records, _HOSTILE, strict=True)
+            replace(r, errors=(hostile,)) for r, hostile in zip(records, HOSTILE, strict=True)
         ),
-        notices=tuple(_HOSTILE),
-        environment=dict(zip(_HOSTILE, _HOSTILE, strict=True)),
-        profiles={hostile: (drawn.to_dict(),) for hostile in _HOSTILE},
+        notices=tuple(HOSTILE),
+        environment=dict(zip(HOSTILE, HOSTILE, strict=True)),
+        profiles={hostile: (drawn.to_dict(),) for hostile in HOSTILE},
     )
     page = show(to_html(run), name="hostile name & #1.html")
-    assert len(rows(page)) == len(_HOSTILE)
-    for number in range(len(_HOSTILE)):
+    assert len(rows(page)) == len(HOSTILE)
+    for number in range(len(HOSTILE)):
         page.run("document.querySelectorAll('#rows a')[arguments[0]].click()", number)
         opened(page, "")
         assert "Flame graphs" in text(page, "#detail")

@@ -6,6 +6,17 @@ from typing import Any
 
 from pytest_perfguard.model import Finding, Site, Span, Tally
 
+# What a name, a statement or a path may hold, and no report may act upon.
+HOSTILE = [
+    "</script><script>document.title='owned'</script>",
+    "<img src=x onerror=document.title='owned'>",
+    "\x1b[31mred\x00\u202e",
+    "caf\udce9",
+    "{{ 7 * 7 }} {% raw %}",
+    "]]>--><!--\u2028",
+    "' onclick='x' \"",
+]
+
 
 def site(line: int = 7, file: str = "app/crud.py", **fields: Any) -> Site:
     return Site(**{"file": file, "line": line, "function": "rows", "end_line": line, **fields})

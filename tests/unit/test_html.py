@@ -17,7 +17,7 @@ from pytest_perfguard.errors import MissingExtraError
 from pytest_perfguard.model import Level, Moment, Record, Rule, Run, Status, Verdict
 from pytest_perfguard.reports.formats import render
 from pytest_perfguard.reports.html import MAX_DETAILS, to_html
-from tests.unit.build import finding, site, span, tally
+from tests.unit.build import HOSTILE, finding, site, span, tally
 from tests.unit.profiles import library, profile, user
 from tests.unit.strategies import RUNS
 
@@ -28,15 +28,6 @@ _OK = Verdict("sql_rows", "test_it", 3, 4, Status.OK, Level.FAIL, "perf_budget, 
 _BASELINE = Verdict(
     "sql_rows", "test_it", 3, 3, Status.OK, Level.FAIL, "baseline, b.json:3", rule=Rule.BASELINE
 )
-_HOSTILE = [
-    "</script><script>document.title='owned'</script>",
-    "<img src=x onerror=document.title='owned'>",
-    "\x1b[31mred\x00\u202e",
-    "caf\udce9",
-    "{{ 7 * 7 }} {% raw %}",
-    "]]>--><!--\u2028",
-    "' onclick='x' \"",
-]
 
 
 class _Page(HTMLParser):
@@ -100,7 +91,7 @@ def test_a_format_by_name() -> None:
     assert render(run, "html") == to_html(run)
 
 
-@pytest.mark.parametrize("text", _HOSTILE)
+@pytest.mark.parametrize("text", HOSTILE)
 def test_nothing_ends_a_script_or_begins_an_element(text: str) -> None:
     plain = page(_record("a.py::plain", _OVER), source={"branch": "main"}, notices=("a",))
     hostile = tally(text, label=text, site=site(file=text), subject=text, fix=text, repeats=9)
@@ -265,8 +256,7 @@ def test_earlier_values_are_drawn_where_they_are_known() -> None:
 def test_a_thousand_tests_are_small() -> None:
     def record(number: int) -> Record:
         statements = [
-            tally(f"CALL procedure_{number % 90}_{n}(?, ?, ?)", site=site(n))
-            for n in range(25)
+            tally(f"CALL procedure_{number % 90}_{n}(?, ?, ?)", site=site(n)) for n in range(25)
         ]
         moments = tuple(Moment(f"SELECT t{n}", 1, n / 7, number / 999) for n in range(25))
         verdicts = [replace(_OK, metric=m, value=number) for m in ("sql_queries", "sql_rows")]
