@@ -89,7 +89,11 @@ def _kept(nodeid: str, queries: int = 3) -> Record:
 
 def _few() -> Run:
     candidate = replace(_failing("app/test_c.py::test_candidate"), outcome="passed", verdicts=())
-    drawn = profile(((user("view"), library("dumps")), 0.5), ((user("view"),), 0.5))
+    drawn = profile(
+        ((user("view"), library("dumps")), 0.5),
+        ((user("view"),), 0.5),
+        name="test_with_a_name_that_is_longer_than_a_narrow_window_is_wide",
+    )
     return Run(
         environment={"python": "3.11.0"},
         source={
@@ -384,6 +388,9 @@ _OVERFLOWS = """
       const hides = style.textOverflow !== "ellipsis" && style.overflowX === "hidden";
       return hides && e.scrollWidth > e.clientWidth + 1;
     });
+    // A name that is broken within a word has several lines.
+    cut.push(...[...document.querySelectorAll("#detail .scroll .name")]
+      .filter((e) => e.checkVisibility() && e.firstChild && e.scrollHeight > 60));
     return [...wide, ...cut].map((e) => `${e.tagName} ${e.className} ${e.textContent}`);
     """
 

@@ -2,7 +2,8 @@
 "use strict";
 
 function waterfall(rows, end, zoom, view) {
-  const kinds = new Set(rows.map((row) => row[1].split(" ")[1]).filter(Boolean));
+  const spans = { request: "http", task: "task" };
+  const kinds = new Set(rows.map((row) => spans[row[1]] || row[1].split(" ")[1]).filter(Boolean));
   const names = { sql: "SQL", cache: "cache", http: "HTTP", task: "tasks", other: "other" };
   const [from, to] = view ? [view[3], view[3] + view[4]] : [0, end.seconds];
   const width = to - from || 1;

@@ -126,7 +126,7 @@ const growth = (found) => [...found].sort((a, b) => growing(b.rows) - growing(a.
 function flames(found) {
   return found.map(({ name, seconds, svg: text }) => {
     const picture = document.adoptNode(new DOMParser().parseFromString(text, "image/svg+xml").documentElement);
-    const open = el("details", { class: "card picture" }, el("summary", {}, `${name}, ${seconds}`));
+    const open = el("details", { class: "card picture" }, el("summary", {}, soft(name), `, ${seconds}`));
     const draw = () => {
       if (!open.open || picture.isConnected) return;
       open.append(picture);
