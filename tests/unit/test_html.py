@@ -202,7 +202,7 @@ def test_the_time_line_has_the_spans_where_they_began() -> None:
     outer = span(
         tally(label="COMMIT"),
         seconds=1.0,
-        children=(inner,),
+        children=(span(name="GET /", kind="endpoint"), inner),
         timeline=(Moment("COMMIT", 1, 0.1, 0.01),),
     )
     rows = page(replace(_record(), span=outer)).details()["timeline"]

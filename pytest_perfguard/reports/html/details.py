@@ -145,7 +145,9 @@ def _timeline(span: Span, depth: int) -> Iterator[list[Any]]:
     probes = {tally.label: tally.probe for tally in span.tallies}
     calls = f", {span.calls:,} calls" if span.calls > 1 else ""
     yield _bar(depth, span.kind, f"{span.name}{calls}", span.start, span.seconds)
-    inside: list[Moment | Span] = [*span.timeline, *span.children]
+    # What an endpoint got of a load has no time of its own.
+    children = [child for child in span.children if child.kind != "endpoint"]
+    inside: list[Moment | Span] = [*span.timeline, *children]
     for part in sorted(inside, key=lambda part: part.start):
         if isinstance(part, Span):
             yield from _timeline(part, depth + 1)
