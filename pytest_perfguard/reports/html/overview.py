@@ -10,8 +10,8 @@ from typing import Any
 
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Finding, Level, Record, Rule, Run, Span, Status, Verdict
+from pytest_perfguard.reports.causes import EXPLAINS
 from pytest_perfguard.reports.evidence import (
-    EXPLAINED,
     cache_faults,
     cause,
     headline,
@@ -64,7 +64,7 @@ def _known_span(span: Span) -> Span:
     timing, growth = span.timing, span.growth
     return replace(
         span,
-        findings=tuple(f for f in span.findings if f.metric in EXPLAINED),
+        findings=tuple(f for f in span.findings if f.metric in EXPLAINS),
         timing=timing if timing and "statistics" in timing else None,
         growth=growth if growth and {"sizes", "metrics"} <= growth.keys() else None,
         children=tuple(map(_known_span, span.children)),
