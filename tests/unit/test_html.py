@@ -246,11 +246,16 @@ def test_profiles_are_drawn_without_scripts_and_styles_of_their_own() -> None:
 
 
 def test_earlier_values_are_drawn_where_they_are_known() -> None:
-    trends = {"a.py::test_it": {"sql_queries": [("abc", 2.0), ("def", 3.0)]}}
-    found = _Page(to_html(Run(records=(_record(),)), trends)).details()
-    assert found["trends"] == [
-        {"name": "sql_queries", "points": [["abc", 2.0, "2"], ["def", 3.0, "3"]]}
-    ]
+    series = {
+        "nodeid": "a.py::test_it",
+        "metric": "sql_queries",
+        "values": [2, None, 3],
+        "change": {"text": "2 became 3"},
+    }
+    runs = [{"commit": "abc"}, {"commit": "abd"}, {"commit": None, "started": "2026-01-01"}]
+    found = page(_record(), trends={"runs": runs, "series": [series]}).details()
+    points = [["abc", 2, "2"], ["2026-01-01", 3, "3"]]
+    assert found["trends"] == [{"name": "sql_queries", "points": points, "change": "2 became 3"}]
 
 
 def test_a_thousand_tests_are_small() -> None:

@@ -141,16 +141,9 @@ def test_a_record_fails_for_a_breach_that_does_not_only_warn_or_for_a_mistake(
 def test_the_fields_of_a_run_begin_with_what_a_reader_needs_first() -> None:
     names = [field.name for field in fields(Run)]
     assert names == [
-        "schema",
-        "environment",
-        "source",
-        "tests",
-        "notices",
-        "lost",
-        "records",
-        "trends",
+        "schema", "environment", "source", "tests", "notices", "lost", "records", "trends",
         "profiles",
-    ]
+    ]  # fmt: skip
 
 
 def test_a_site_is_shown_as_editors_read_it() -> None:

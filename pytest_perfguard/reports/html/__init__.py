@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_perfguard.errors import MissingExtraError
 from pytest_perfguard.model import Run
-from pytest_perfguard.reports.html.details import Trends, details
+from pytest_perfguard.reports.html.details import Series, by_test, details
 from pytest_perfguard.reports.html.overview import known, overview
 from pytest_perfguard.reports.html.pictures import picture
 from pytest_perfguard.reports.sheet import embedded_script, embedded_style
@@ -35,11 +35,8 @@ MAX_PICTURES = 500_000
 """How large the packed flame graphs are together."""
 
 
-def to_html(run: Run, trends: Trends | None = None) -> str:
+def to_html(run: Run) -> str:
     """Return a run as an HTML page.
-
-    Args:
-        trends: earlier values, by node id and metric: what each is of, and the value, oldest first.
 
     Raises:
         MissingExtraError: if Jinja2 is not installed.
@@ -47,7 +44,7 @@ def to_html(run: Run, trends: Trends | None = None) -> str:
     environment = _environment()
     run = known(run)
     found = overview(run)
-    parts, places = _pack_details(run, found["tests"], trends or {})
+    parts, places = _pack_details(run, found["tests"], by_test(run.trends))
     pictures, drawn = _pack_pictures(run)
     found["tests"] = [
         [*test, place, drawn.get(record.nodeid, -1)]
@@ -103,7 +100,9 @@ def _packed(data: object) -> str:
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
-def _pack_details(run: Run, tests: list[list[Any]], trends: Trends) -> tuple[list[str], list[Any]]:
+def _pack_details(
+    run: Run, tests: list[list[Any]], trends: Mapping[str, list[Series]]
+) -> tuple[list[str], list[Any]]:
     """Return the details in parts, and for each test in which part and where in it they are.
 
     Those that need a look come first: where there is no room for all, the others have none.
@@ -115,7 +114,7 @@ def _pack_details(run: Run, tests: list[list[Any]], trends: Trends) -> tuple[lis
     for at in range(0, len(order), _PART):
         numbers = order[at : at + _PART]
         part = _packed(
-            [details(r, trends.get(r.nodeid, {})) for r in map(run.records.__getitem__, numbers)]
+            [details(r, trends.get(r.nodeid, ())) for r in map(run.records.__getitem__, numbers)]
         )
         room -= len(part)
         if room < 0:

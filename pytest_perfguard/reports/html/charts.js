@@ -88,11 +88,12 @@ function spark(sizes, values, tone) {
     points.map(([cx, cy]) => svg("circle", { cx, cy, r: 2.5 })));
 }
 
-function trend({ name, points }) {
+function trend({ name, points, change }) {
   const line = path(points.map((point, at) => [at, point[1]]), 600, 92).map(([x, y]) => `${x},${y + 4}`);
   const [first, last] = [points[0], points[points.length - 1]];
   return el("div", { class: "card trend" }, el("h3", { class: "mono" }, name),
     svg("svg", { class: "plot", viewBox: "0 0 600 100", preserveAspectRatio: "none", role: "img",
       "aria-label": `${name} from ${first[2]} to ${last[2]}` }, svg("polyline", { points: line.join(" ") })),
-    el("div", { class: "ends" }, [first, last].map(([label, , text]) => el("span", {}, `${text} · ${label}`))));
+    el("div", { class: "ends" }, [first, last].map(([label, , text]) => el("span", {}, `${text} · ${label}`))),
+    change ? el("p", { class: "more" }, change) : null);
 }

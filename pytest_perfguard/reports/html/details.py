@@ -12,7 +12,8 @@ from pytest_perfguard.reports.evidence import cause, failure, merged_findings, m
 from pytest_perfguard.reports.html.overview import bounded, finite, level_text, shown_lines, used
 from pytest_perfguard.units import Unit, show
 
-Trends = Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]
+# How a metric of a test went over the last runs, as the history tells it, with those runs.
+Series = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
 
 _WIDTH = 400
 _MAX_CANDIDATES = 10
@@ -24,12 +25,13 @@ _MAX_CHANGES = 40
 # How many times as long a test is as all that its time line has.
 _IDLE = 2.5
 _MAX_TREND = 200
+_COMMIT = 10
 _TIMELINE_PROBES = {"sql": "sql", "cache": "cache", "http": "http", "tasks": "task"}
 _TASKS = {"publish": "published", "retry": "ended in a retry", "failure": "failed"}
 _BY_RULE = {Rule.BUDGET: "budget", Rule.BASELINE: "baseline", Rule.TIMES: "times"}
 
 
-def details(record: Record, trends: Mapping[str, Sequence[tuple[str, float]]]) -> dict[str, Any]:
+def details(record: Record, trends: Iterable[Series] = ()) -> dict[str, Any]:
     """Return the details of a test; what there is nothing of is left out."""
     spans = list(record.span.walk())
     rows = list(islice(_timeline(record.span, 0), _MAX_ROWS + 1))
@@ -51,7 +53,7 @@ def details(record: Record, trends: Mapping[str, Sequence[tuple[str, float]]]) -
         "growth": [_growth(record, span) for span in spans if span.growth],
         "notes": [bounded(note) for span in spans for note in span.notes],
         "baseline": bounded(record.baseline),
-        "trends": [_trend(metric, points) for metric, points in trends.items()],
+        "trends": [found for each in trends if (found := _trend(*each))],
     }
     return {key: value for key, value in found.items() if value}
 
@@ -287,12 +289,28 @@ def _growth(record: Record, span: Span) -> dict[str, Any]:
     return {"name": bounded(span.name, 300), "sizes": list(growth["sizes"]), "rows": rows}
 
 
-def _trend(metric: str, points: Sequence[tuple[str, float]]) -> dict[str, Any]:
+def by_test(trends: Mapping[str, Any]) -> dict[str, list[Series]]:
+    """Return the series of a run's trends, by node id."""
+    found: dict[str, list[Series]] = {}
+    for series in trends.get("series", ()):
+        found.setdefault(series["nodeid"], []).append((series, trends["runs"]))
+    return found
+
+
+def _trend(series: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    metric = series["metric"]
     unit = METRICS[metric].unit if metric in METRICS else Unit.COUNT
-    return {
-        "name": bounded(metric, 100),
-        "points": [
-            (bounded(label, 100), finite(value), show(value, unit))
-            for label, value in points[-_MAX_TREND:]
-        ],
-    }
+    points = [
+        (_run_name(run), finite(value), show(value, unit))
+        for run, value in zip(runs, series["values"], strict=False)
+        if value is not None
+    ]
+    if not points:
+        return None
+    change = (series.get("change") or {}).get("text", "")
+    return {"name": bounded(metric, 100), "points": points[-_MAX_TREND:], "change": bounded(change)}
+
+
+def _run_name(run: Mapping[str, Any]) -> str:
+    commit, started = run.get("commit") or "", run.get("started") or ""
+    return bounded(commit[:_COMMIT] or started, 40)
