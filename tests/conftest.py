@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+# For environments that repeat what another one has tried out in full.
+settings.register_profile("few", max_examples=10)
 
 pytest_plugins = ["pytester"]
 

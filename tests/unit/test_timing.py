@@ -103,7 +103,7 @@ def test_rounds_are_timed_one_by_one_and_the_cold_one_and_the_warm_up_apart(
     assert timed.repeated == 0
 
 
-@settings(deadline=None, max_examples=25)  # each one collects garbage three times
+@settings(deadline=None, max_examples=8)  # each one collects garbage three times
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=30))
 def test_the_first_round_is_never_mixed_in(milliseconds: list[int]) -> None:
     for run in (_run_sync, _run_either, _run_async):
