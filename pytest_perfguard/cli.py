@@ -40,7 +40,7 @@ _EPILOG = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one for each way
     """Run the command and return its exit code."""
     # What a terminal cannot show is written out, not refused.
     if hasattr(sys.stdout, "reconfigure"):
@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever reads has seen enough, as head has. Python must not flush into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as error:
+        print(f"perfguard: what was to be said cannot be written: {error}", file=sys.stderr)
+        return FAULT
     except KeyboardInterrupt:
         print("perfguard: interrupted", file=sys.stderr)
         return FAULT

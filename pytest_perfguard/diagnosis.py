@@ -325,9 +325,8 @@ def _gates(config: pytest.Config, rules: Rules) -> Iterator[Line]:
 
 def _budget_gates(config: pytest.Config, rules: Rules) -> Iterator[Line]:
     number = len(rules.budgets)
-    state = State.ON if number else State.UNUSED
-    lines = f"{number:,} line{'' if number == 1 else 's'} of default budgets"
-    yield Line("budgets", state, f"{lines}; those of marks are judged, too")
+    lines = f"{number:,} line{'' if number == 1 else 's'} of default budgets besides"
+    yield Line("budgets", State.ON, f"those of marks; {lines}")
     for level in rules.levels:
         if level.level is Level.WARN:
             what = level.metric or level.rule or "every breach"

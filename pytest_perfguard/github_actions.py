@@ -46,5 +46,5 @@ def add_to_summary(run: Run) -> str:
         with path.open("ab") as file:
             file.write(data)
     except OSError as error:
-        return f"warning: the step's summary cannot be written: {error.strerror or error}"
+        return f"warning: the step's summary {path} cannot be written: {error.strerror or error}"
     return "report added to the step's summary"

@@ -531,7 +531,8 @@ class Guard:
             if call.excinfo and not call.excinfo.errisinstance(BudgetFailure):
                 # It may not have come to what the others cover, so they are not known to be idle.
                 used = {key: True for key, covered in record.waivers.items() if covered}
-                record = replace(record, waivers=used)
+                raised = call.excinfo.typename if report.failed else ""
+                record = replace(record, waivers=used, raised=raised)
             if call.excinfo and call.excinfo.errisinstance(BudgetFailure):
                 _locate(report, item)
             elif report.failed and (record.breaches or record.span.findings):

@@ -142,6 +142,9 @@ def read_url(text: str) -> URL:
 def shown(url: URL) -> str:
     """Return a URL without anything in it that may be a secret."""
     bare = url.set(query=dict.fromkeys(url.query, _HIDDEN))
+    if url.host and "@" in url.host:
+        # A password with a bare @ in it ends up here.
+        bare = bare.set(host=f"{_HIDDEN}@{url.host.rpartition('@')[2]}")
     return bare.render_as_string(hide_password=True).replace("%2A", "*")
 
 
@@ -207,6 +210,8 @@ def told(url: URL, what: str) -> Iterator[None]:
         reason = re.sub(r"\s*\n\s*", "; ", reason)
         if url.password:
             reason = reason.replace(str(url.password), _HIDDEN)
+        if url.host and "@" in url.host:
+            reason = reason.replace(url.host, url.host.rpartition("@")[2])
         raise HistoryError(f"the history at {shown(url)} {what}: {reason}") from None
 
 

@@ -324,6 +324,8 @@ class Record(_Data):
             test that has none to be compared with.
         is_new: there was nothing in that file to compare the test with.
         line: of the test, in the file that its node id begins with; 0 where it is not known.
+        raised: class of the exception by which the test failed for a reason of its own, whatever
+            was judged besides.
     """
 
     nodeid: str
@@ -337,6 +339,7 @@ class Record(_Data):
     baseline: str = ""
     is_new: bool = False
     line: int = 0
+    raised: str = ""
 
     @property
     def breaches(self) -> tuple[Verdict, ...]:
@@ -391,8 +394,8 @@ class Run(_Data):
 
     @property
     def fails(self) -> bool:
-        """Whether any test of it has to fail."""
-        return any(record.fails for record in self.records)
+        """Whether any test of it has to fail, or was lost and so not judged."""
+        return bool(self.lost) or any(record.fails for record in self.records)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
         refuse_unread_table(config)
         if is_asked_for(config):
             _guard(config)
-            _suite(config)
+            _suite(config).check(config)
         if option(config, "profile") not in ("marked", "never"):
             _profiles(config)
     except PerfguardError as error:
@@ -301,7 +301,7 @@ class _Reports:
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
         if suite is None:
             return
-        suite.close(self._config, self._config.pluginmanager.get_plugin("terminalreporter"))
+        suite.close(session, self._config.pluginmanager.get_plugin("terminalreporter"))
         if not suite.write(self._config):
             # What was asked for is not there: whoever relies on it must not see a success.
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR

@@ -148,7 +148,7 @@ def is_whole(record: Record) -> bool:
 
     The numbers of a part of a test are those of no test.
     """
-    return record.outcome == "passed" or bool(record.breaches)
+    return record.outcome == "passed" or (bool(record.breaches) and not record.raised)
 
 
 def _why_not(before: Record | None, after: Record | None, names: tuple[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import pytest
 
 from pytest_perfguard.approval import Approval, find_gone, prune, record_all, tighten_all
 from pytest_perfguard.budgets import is_endpoint
-from pytest_perfguard.errors import HistoryError, MissingExtraError, RunFileError
+from pytest_perfguard.errors import HistoryError, MissingExtraError, RunFileError, SettingError
 from pytest_perfguard.explanations import LateProfiles
 from pytest_perfguard.github_actions import add_to_summary, commands, is_told
 from pytest_perfguard.journal import Journal, lost_sessions
@@ -62,6 +63,24 @@ class Suite:
         self._profiles: list[Sequence[str]] = []
         self._in_history = True
         self._stacks: dict[str, Sequence[Mapping[str, Any]]] = {}
+
+    @staticmethod
+    def check(config: pytest.Config) -> None:
+        """Refuse two files of one name: the second would take the place of the first.
+
+        Raises:
+            SettingError: if there are any.
+        """
+        files: dict[str, str] = {}
+        for name in OUTPUTS:
+            path = option(config, name)
+            if path:
+                place = os.path.normpath(config.invocation_params.dir / path)
+                if place in files:
+                    raise SettingError(
+                        f"--perfguard-{files[place]} and --perfguard-{name} both name {path}"
+                    )
+                files[place] = name
 
     def begin(self, config: pytest.Config) -> None:
         """Look for what killed sessions have left, and leave what tells of this one if it is."""
@@ -204,10 +223,13 @@ class Suite:
         """Return what was measured so far."""
         return [Record.from_dict(record) for record in self._records.values()]
 
-    def close(self, config: pytest.Config, terminal: pytest.TerminalReporter | None) -> None:
+    def close(self, session: pytest.Session, terminal: pytest.TerminalReporter | None) -> None:
         """Put together what there is to say of the session; nothing is added after that."""
+        config = session.config
         records = self.records()
-        notices = self._notices(records, whole=terminal is not None and is_whole(config, terminal))
+        interrupted = session.exitstatus == pytest.ExitCode.INTERRUPTED
+        notices = ["warning: the session was interrupted"] if interrupted else []
+        notices += self._notices(records, whole=terminal is not None and is_whole(config, terminal))
         for approval in self._approvals:
             notices += approval.lines
             notices += [f"warning: {problem}" for problem in approval.problems]
@@ -271,7 +293,8 @@ class Suite:
                 complete = False
             else:
                 what = "records" if name == "json" else "report"
-                self._written.append(f"{what} written to {config.invocation_params.dir / path}")
+                place = os.path.normpath(config.invocation_params.dir / path)
+                self._written.append(f"{what} written to {place}")
         if self._speaks(config) and is_told(config):
             self._written += filter(None, [add_to_summary(public(self._finished()))])
         if self._journal is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def replace_file(target: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        if target.exists():
+            # Who may read it is for its owner to say.
+            draft.chmod(stat.S_IMODE(target.stat().st_mode))
         draft.replace(target)
     except OSError:
         with suppress(OSError):

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from pytest_perfguard.commands.exit_codes import BREACH, OK
+from pytest_perfguard.commands.printing import say
 from pytest_perfguard.errors import LimitError, RunFileError
 from pytest_perfguard.reports.comparison_report import markdown, text
 from pytest_perfguard.run_comparison import compare_runs
@@ -66,7 +67,7 @@ def _compare(options: argparse.Namespace) -> int:
         case _:
             shown = json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n"
     if options.output is None:
-        print(shown, end="")
+        say(shown, encoding=None if options.format == "text" else "utf-8")
     else:
         write_report(shown, options.output)
     if not found.compared:

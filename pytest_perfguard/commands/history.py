@@ -146,11 +146,12 @@ def _check(history: History, options: argparse.Namespace) -> int:
         print(line.removeprefix("warning: worse over many runs: "))
     runs = f"{len(checked.runs):,} run{'' if len(checked.runs) == 1 else 's'}"
     summary = f"{runs} of {checked.branch or 'no branch'}: "
+    if len(checked.runs) < 2 * HELD:
+        print(f"{summary}nothing is judged before there are {2 * HELD}")
+        return OK
     summary += f"{checked.judged:,} numbers that changed judged, {len(checked.worse):,} worse"
     if checked.short:
         summary += f"; {checked.short:,} that vary have fewer than {FEWEST} runs so far"
-    if len(checked.runs) < 2 * HELD:
-        summary += f"; nothing is judged before {2 * HELD} runs"
     print(summary)
     return BREACH if checked.worse else OK
 

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 from pytest_perfguard.commands.exit_codes import BREACH, OK
+from pytest_perfguard.commands.printing import say
+from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.reports.formats import FORMATS, render
 from pytest_perfguard.reports.terminal import text
 from pytest_perfguard.runs import read_run, write_report
@@ -36,12 +38,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _report(options: argparse.Namespace) -> int:
     run = read_run(options.file)
-    if options.format == "text":
-        shown = text(run, top=options.top, width=shutil.get_terminal_size().columns)
-    else:
-        shown = render(run, options.format)
+    try:
+        if options.format == "text":
+            shown = text(run, top=options.top, width=shutil.get_terminal_size().columns)
+        else:
+            shown = render(run, options.format)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunFileError(
+            f"{options.file} holds what no run of this version does: {error!r}"
+        ) from error
     if options.output is None:
-        print(shown, end="")
+        say(shown, encoding=None if options.format == "text" else "utf-8")
     else:
         write_report(shown, options.output)
     return BREACH if run.fails else OK

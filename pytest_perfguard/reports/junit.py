@@ -48,7 +48,10 @@ def _case(record: Record) -> ET.Element:
     values = {PROPERTY + n: f"{v}" for n, v in record.metrics.items() if n in METRICS}
     case.append(_properties(values))
     if record.fails:
-        _add(case, "failure", f"perfguard: {headline(record)}", failure(record))
+        text = failure(record)
+        if record.raised:
+            text = f"the test itself fails, too: {record.raised}, see pytest's own report\n{text}"
+        _add(case, "failure", f"perfguard: {headline(record)}", text)
     elif record.outcome == "failed":
         _add(case, "failure", "the test itself failed: see pytest's own report", failure(record))
     elif record.outcome == "skipped":

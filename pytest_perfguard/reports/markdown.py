@@ -104,18 +104,23 @@ def _fitted(parts: Sequence[_Part]) -> str:
 
 def _head(run: Run) -> list[_Part]:
     failing = sum(record.fails for record in run.records)
+    selfmade = _failed_itself(run)
     if not run.records:
         verdict = "no test was measured"
     elif failing:
         verdict = f"{failing:,} of {_number(len(run.records), 'measured test')} over the limits"
     else:
         verdict = f"{_number(len(run.records), 'measured test')} within the limits"
+    if run.lost:
+        verdict += f", {len(run.lost):,} lost"
+    if selfmade:
+        verdict += f", {selfmade:,} failed for other reasons"
     told = prose(denominator(run), _MAX_LINE)
     if "commit" in run.source:
         told += f" · commit {code(run.source['commit'][:12])}"
     if "branch" in run.source:
         told += f" of {code(run.source['branch'])}"
-    sign = "❌" if failing else "✅" if run.records else "⚠️"
+    sign = "❌" if run.fails or selfmade else "✅" if run.records else "⚠️"
     return [_Part("heading", [f"## {sign} perfguard: {verdict}", "", told])]
 
 
@@ -161,9 +166,11 @@ def _moved(run: Run) -> list[tuple[str, ...]]:
 
 
 def _unjudged(run: Run) -> list[str]:
-    selfmade = sum(r.outcome == "failed" and not r.fails for r in run.records)
-    failed = f"{_number(selfmade, 'measured test')} failed for other reasons"
-    return [*([failed] if selfmade else []), *not_judged(run), *run.notices]
+    return [*not_judged(run), *run.notices]
+
+
+def _failed_itself(run: Run) -> int:
+    return sum(record.outcome == "failed" and not record.fails for record in run.records)
 
 
 _TITLES = {"waiver": ("until and why", "what", "where"), "change": ("test", "what")}

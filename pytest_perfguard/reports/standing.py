@@ -41,6 +41,8 @@ def closest(records: Iterable[Record]) -> list[tuple[float, Record, list[Verdict
     """
     found = []
     for record in records:
+        if record.outcome == "failed":
+            continue
         kept = [v for v in record.verdicts if v.rule is Rule.BUDGET and v.status is Status.OK]
         kept = sorted((v for v in kept if used(v)), key=lambda v: (_is_exact(v), -used(v)))
         # Of several spans of a test, the one that came closest.

@@ -12,6 +12,7 @@ from pytest_perfguard.model import Record, Rule, Run, Span, Status, Tally, Verdi
 from pytest_perfguard.reports.evidence import cache_faults, cause, failure, merged_findings
 from pytest_perfguard.reports.standing import closest, not_judged, of_limit
 from pytest_perfguard.units import Unit, show
+from pytest_perfguard.visible import visible
 
 # Verbosity of -qq.
 _SILENT = -2
@@ -25,8 +26,11 @@ def text(run: Run, *, top: int = 5, width: int = 100) -> str:
     lines = []
     for record in run.records:
         if record.fails:
-            lines += [record.nodeid, failure(record, width), ""]
-    return "\n".join([*lines, *summary(run, top=top, full=True, width=width)]) + "\n"
+            lines += [record.nodeid, *failure(record, width).splitlines(), ""]
+        elif record.outcome == "failed":
+            lines += [record.nodeid, f"the test itself failed: {record.raised}", ""]
+    told = [*map(visible, lines), *summary(run, top=top, full=True, width=width)]
+    return "\n".join(told) + "\n"
 
 
 def summary(run: Run, *, top: int, full: bool, width: int = 100, verbosity: int = 0) -> list[str]:
@@ -41,7 +45,7 @@ def summary(run: Run, *, top: int, full: bool, width: int = 100, verbosity: int 
     """
     lines = [*run.notices, *_warnings(run.records, width)]
     if verbosity <= _SILENT:
-        return [*lines, *_parameters(run.records, top, width), denominator(run)]
+        return [*map(visible, lines), *_parameters(run.records, top, width), denominator(run)]
     lines += _baselines(run.records, top, width)
     if full or verbosity > 0:
         lines += _budgets(run.records, len(run.records) if verbosity > 0 else top)
@@ -55,9 +59,9 @@ def summary(run: Run, *, top: int, full: bool, width: int = 100, verbosity: int 
         lines += _endpoints(run, top, width)
     if unjudged := not_judged(run) if full else []:
         lines += ["not judged:", *(f"  {line}" for line in unjudged)]
-    lines += _parameters(run.records, top, width)
-    lines.append(denominator(run))
-    return lines
+    # Reasons of waivers and names of tests hold what their authors wrote.
+    told = [*map(visible, lines), *_parameters(run.records, top, width)]
+    return [*told, denominator(run)]
 
 
 def denominator(run: Run) -> str:

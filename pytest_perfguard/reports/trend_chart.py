@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from pytest_perfguard.units import Unit, show
@@ -27,7 +26,7 @@ def chart(
     """
     low, high = _axis(values)
     if unit is Unit.COUNT:
-        low = math.floor(low)
+        low = 0
     labels = [show(low + (high - low) * row / _HEIGHT, unit) for row in (_HEIGHT, 0)]
     margin = max(map(len, labels))
     room = max(width - margin - 4, 10)

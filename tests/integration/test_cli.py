@@ -97,7 +97,10 @@ def test_report_shows_the_failures_first(
         "20x Resource.owner lazy-loaded one row at a time",
     ]
     timeline = lines.index("timeline: 1x SELECT resources · 20x SELECT users")
-    assert lines[timeline + 1 : timeline + 3] == ["", "closest to their budgets:"]
+    assert lines[timeline + 1 : timeline + 3] == [
+        "",
+        "closest to their budgets:",
+    ]
     assert lines[-1] == (
         "2 tests measured, 23 statements on 1 engine, 2 budgets judged: 1 ok, 1 over budget"
     )
@@ -112,7 +115,10 @@ def test_report_of_a_run_that_kept_its_budgets_is_fine(
 
     assert main(["report", str(path), "--top", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["closest to their budgets:", "  100%  sql_queries 2 of 2"]
+    assert lines[:2] == [
+        "closest to their budgets:",
+        "  100%  sql_queries 2 of 2",
+    ]
     at = lines.index("most statements:")
     assert lines[at + 1 : at + 3] == ["  21  test_list.py::test_lazily", "most time in SQL:"]
     assert lines[-1].endswith("2 budgets judged: 2 ok")
@@ -169,3 +175,44 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
         os.close(writer)
     assert result.stderr == b""
     assert result.returncode == 0
+
+
+def test_who_stops_reading_does_not_change_the_exit_code(written: Callable[..., Path]) -> None:
+    path = written(limit=3)
+    with subprocess.Popen([*_COMMAND, "report", str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert process.returncode == 1
+
+
+def test_formats_of_files_are_the_same_on_any_terminal(written: Callable[..., Path]) -> None:
+    path = written(limit=3)
+    written_file = path.with_name("report.md")
+    arguments = ["report", str(path), "--format", "markdown"]
+    subprocess.run([*_COMMAND, *arguments, "-o", str(written_file)], check=False)
+    printed = subprocess.run(
+        [*_COMMAND, *arguments],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert printed.stdout == written_file.read_bytes()
+    assert not printed.stdout.isascii()
+
+
+def test_what_authors_write_cannot_act_on_the_terminal(
+    pytester: pytest.Pytester, run_once: Run
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, shop
+
+        @pytest.mark.perf_waive("sql_queries", reason="a\\n::error::x\\x1b[31m", until="2999-01-01")
+        @pytest.mark.perf_budget(sql_queries=0)
+        def test_it():
+            shop.get_email(1)
+        """
+    )
+    result = run_once()
+    assert not [line for line in result.outlines if line.startswith("::error")]
+    assert "\x1b" not in result.stdout.str()

@@ -14,6 +14,7 @@ import pytest
 from pytest_perfguard import METRICS
 from pytest_perfguard.model import Record
 from pytest_perfguard.reports.formats import render
+from pytest_perfguard.run_comparison import is_whole
 from pytest_perfguard.runs import read_run
 
 Run = Callable[..., pytest.RunResult]
@@ -302,3 +303,41 @@ def _without_times(data: Any) -> Any:
         # In one process the outer test's own lines are on the stack too.
         return [_without_times(item) for item in data if not str(item).startswith("/")]
     return data
+
+
+# -- what a test fails for -----------------------------------------------------------------
+
+
+def test_a_failure_of_its_own_is_kept_beside_the_limits(
+    pytester: pytest.Pytester, run: Run, records: Records
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest, shop
+
+        @pytest.mark.perf_budget(sql_queries=0)
+        def test_both():
+            shop.get_email(1)
+            assert False
+
+        @pytest.mark.perf_budget(sql_queries=0)
+        def test_limit():
+            shop.get_email(1)
+        """
+    )
+    run("--perfguard-json=run.json")
+    found = records()
+    assert {name: record.raised for name, record in found.items()} == {
+        "test_both": "AssertionError",
+        "test_limit": "",
+    }
+    assert [is_whole(found[name]) for name in ("test_both", "test_limit")] == [False, True]
+
+
+def test_two_files_of_one_name_are_refused(pytester: pytest.Pytester, run_once: Run) -> None:
+    pytester.makepyfile("def test_nothing(): pass")
+    result = run_once("--perfguard-json=out/run", "--perfguard-summary=out/../out/run")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(
+        ["*--perfguard-json and --perfguard-summary both name out/../out/run"]
+    )

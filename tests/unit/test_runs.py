@@ -79,6 +79,13 @@ def test_a_reader_of_the_old_file_never_sees_a_part_of_the_new_one(path: Path) -
     assert read_run(path).environment == {"run": "new"}
 
 
+@_posix
+def test_who_may_read_a_file_stays_as_it_was(path: Path) -> None:
+    path.touch(mode=0o600)
+    write_run(_RUN, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_nothing_is_left_beside_the_file(path: Path) -> None:
     write_run(_RUN, path)
     write_run(_RUN, path)

@@ -12,10 +12,10 @@ def test_a_chart_has_a_column_for_each_run_and_points_at_one() -> None:
     assert chart([3, 3, 4, 6], Unit.COUNT, width=40, mark=2) == [
         "6 │    █",
         "  │    █",
-        "  │   ▅█",
-        "  │ ▃▃██",
+        "  │   ██",
         "  │ ████",
-        "1 │ ████",
+        "  │ ████",
+        "0 │ ████",
         "      ^",
     ]
 

@@ -60,9 +60,12 @@ def details(record: Record, trends: Iterable[Series] = ()) -> dict[str, Any]:
 
 def _lines(record: Record) -> list[tuple[str, str]]:
     """Return what the terminal says of a test that has something against it."""
+    lines = []
+    if record.raised:
+        lines.append(f"the test itself fails, too: {record.raised}, see pytest's own report")
     if record.breaches or record.errors:
-        return shown_lines(failure(record, _WIDTH).splitlines())
-    return []
+        lines += failure(record, _WIDTH).splitlines()
+    return shown_lines(lines)
 
 
 def _candidates(record: Record) -> list[list[tuple[str, str]]]:

@@ -25,6 +25,7 @@ from pytest_perfguard.visible import visible
 STATUSES = {
     "failing": ("Failing", "a budget or a baseline is not kept, or the test itself fails"),
     "warning": ("Warning", "a limit is not kept, which only warns here"),
+    "waived": ("Waived", "a limit is not kept, which a mark tolerates for a time"),
     "candidate": ("Candidate", "every limit is kept, and something repeats that need not"),
     "changed": ("Changed", "better than the baseline, other than it, or new"),
     "kept": ("Kept", "every limit is kept"),
@@ -131,7 +132,9 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         if judged:
             kept = sum(not v.breached and not v.waiver for v in judged)
             tone = "bad" if any(v.breached for v in judged) else "good"
-            tiles.append(_tile(title, f"{kept:,}", f"of {len(judged):,}", tone))
+            missed = len(judged) - kept
+            of = f"of {len(judged):,}" + (f", {missed:,} not" if missed else "")
+            tiles.append(_tile(title, f"{kept:,}", of, tone))
     waived = sum(bool(verdict.waiver) for verdict in verdicts)
     if waived:
         tiles.append(_tile("Waived", f"{waived:,}", "for a time"))
@@ -230,7 +233,7 @@ def bounded(text: str, most: int = _MAX_LINE) -> str:
     return visible(_bounded(text, most))
 
 
-def status_of(record: Record) -> str:
+def status_of(record: Record) -> str:  # noqa: PLR0911 - one for each status
     """Return under which of :data:`STATUSES` a test is listed."""
     if record.fails or record.outcome == "failed":
         return "failing"
@@ -238,6 +241,8 @@ def status_of(record: Record) -> str:
         return "warning"
     if record.outcome == "skipped":
         return "skipped"
+    if any(verdict.waiver for verdict in record.verdicts):
+        return "waived"
     if any(f.waiver is None for span in record.span.walk() for f in span.findings):
         return "candidate"
     moved = (Status.IMPROVED, Status.CHANGED)
@@ -282,12 +287,15 @@ def _has(record: Record, spans: list[Span], facet: str) -> bool:
     return any(tally.probe == facet for span in spans for tally in span.tallies)
 
 
-def _why(record: Record, status: str) -> str:
+def _why(record: Record, status: str) -> str:  # noqa: PLR0911 - one for each reason
     """Return in one line why a test is listed where it is."""
     if record.breaches or record.errors:
         return bounded(headline(record), 300)
     if status == "failing":
-        return "the test itself fails, for a reason of its own"
+        return bounded(f"the test itself fails: {record.raised or 'a late report'}", 300)
+    if status == "waived":
+        waivers = dict.fromkeys(v.waiver for v in record.verdicts if v.waiver)
+        return bounded(f"waived {', '.join(waivers)}", 300)
     if status == "candidate":
         findings = [f for f in merged_findings(record.span.walk()) if f.waiver is None]
         more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
@@ -305,6 +313,9 @@ def _why(record: Record, status: str) -> str:
 def _closest(record: Record) -> tuple[float, str]:
     """Return how much of a budget is used, of the one that is closest to its limit."""
     best: tuple[float, str] = (-1.0, "")
+    unproven = [v for v in record.verdicts if v.status is Status.UNPROVEN and v.breached]
+    if unproven:
+        return 1e6, f"{unproven[0].metric} unproven"
     for verdict in record.verdicts:
         ratio = used(verdict)
         if verdict.rule is Rule.BUDGET and ratio is not None and ratio > best[0]:
