@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -115,6 +116,33 @@ def pytest_unconfigure():
 LEAN = (
     "-p", "no:anyio", "-p", "no:asyncio", "-p", "no:hypothesispytest", "-p", "no:locust",
 )  # fmt: skip
+
+
+# Tests of a module that are repeated on two workers, which takes several times as long; all of them
+# where PERFGUARD_TEST_ALL is set, as in tox -e xdist.
+_ON_WORKERS = 4
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out most of what repeats a test on workers: the way there is the same for all."""
+    if os.environ.get("PERFGUARD_TEST_ALL") or any("::" in argument for argument in config.args):
+        return
+    kept: dict[str, set[str]] = {}
+    left_out = []
+    for item in items:
+        module, _, name = item.nodeid.partition("::")
+        function, _, variant = name.partition("[")
+        if "xdist" not in variant or not item.path.is_relative_to(Path(__file__).parent):
+            continue
+        functions = kept.setdefault(module, set())
+        if function not in functions and len(functions) < _ON_WORKERS:
+            functions.add(function)
+        else:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        dropped = set(left_out)
+        items[:] = [item for item in items if item not in dropped]
 
 
 @pytest.fixture(scope="session")
