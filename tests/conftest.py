@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib import import_module
+
 import pytest
 from hypothesis import settings
+
+# Inner runs forget what they have imported, and what is compiled may not survive a second import.
+for _module in ("asyncpg", "psycopg"):
+    with suppress(ImportError):
+        import_module(_module)
 
 # For environments that repeat what another one has tried out in full.
 settings.register_profile("few", max_examples=10)

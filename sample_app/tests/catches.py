@@ -64,7 +64,7 @@ JUDGED: Final[Mapping[str, Seen]] = {
         "sql_errors 1 > 0",
         "1x SELECT resources failed: OperationalError: no such column: users.id",
         "sample_app/crud/base.py",
-        "Found(db.scalars(query).all(), total or 0, page, page_size)",
+        "Found(db.scalars(query).all(), total, page, page_size)",
         "fix: check what the query is built from before it is sent",
     ),
     "unchecked_page": Seen(
@@ -82,7 +82,7 @@ JUDGED: Final[Mapping[str, Seen]] = {
         "sql_rows 20,001 > 0",
         "rows fetched by 1x SELECT related_items: 15,000",
         "sample_app/crud/base.py",
-        "Found(db.scalars(query).all(), total or 0, page, page_size)",
+        "Found(db.scalars(query).all(), total, page, page_size)",
         "fix: fetch only what is used: a LIMIT, a narrower WHERE, or the count instead of the rows",
     ),
     "missing_index": Seen(
@@ -212,7 +212,7 @@ JUDGED: Final[Mapping[str, Seen]] = {
         "SELECT resources: no index could serve it (SCAN resources USING INDEX "
         "idx_resource_status_created): resources by status =, ORDER BY created_at DESC, id DESC\n",
         "sample_app/crud/base.py",
-        "Found(db.scalars(query).all(), total or 0, page, page_size)",
+        "Found(db.scalars(query).all(), total, page, page_size)",
         'fix: op.create_index("ix_resources_status_created_at", "resources", ["status", '
         '"created_at"]) # idx_resource_status_created has them in another order: created_at, '
         "status\n",

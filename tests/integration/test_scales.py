@@ -435,9 +435,7 @@ def test_memory_is_judged_where_it_is_asked_for(
     )
     result = run_once()
     assert failed(result) == ["test_square"]
-    result.stdout.fnmatch_lines(
-        ["  memory_peak  100 MiB > *   perf.scales, test_growth.py:*, O(n)"]
-    )
+    result.stdout.fnmatch_lines(["  memory_peak  * MiB > *   perf.scales, test_growth.py:*, O(n)"])
 
 
 TIMED = """

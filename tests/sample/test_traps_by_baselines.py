@@ -75,7 +75,8 @@ def test_every_module_of_the_suite_has_baselines_for_both_databases() -> None:
     """Those of tests that use one; what is refused before it uses none."""
     modules = sorted((ROOT / SUITE).glob("test_*.py"))
     compared = [module for module in modules if "perf_baseline" in module.read_text("utf-8")]
-    assert len(compared) >= len(modules) - 1  # rounds are about times
+    # Rounds are about times; drivers and exported metrics have limits of their own.
+    assert len(compared) >= len(modules) - 3
     for module in compared:
         held = read(module.parent / "__perfguard__" / f"{module.stem}.json").tests
         assert held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import os
 import sys
 import threading
@@ -166,14 +167,19 @@ def _looks(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> threading.Eve
     return looked
 
 
+def touch(size: int) -> None:
+    """Use memory that the system gives for it: the heap may have as much that nobody needs."""
+    with mmap.mmap(-1, size) as memory:
+        for _ in range(size // MIB):
+            memory.write(b"x" * MIB)
+
+
 def test_one_thread_serves_spans_that_nest_and_ends_with_the_last(recorder: Recorder) -> None:
     outer = begin(recorder, "memory_peak")
-    first = b"x" * (40 * MIB)
-    del first
+    touch(40 * MIB)
     inner = begin(recorder, "memory_peak")
     assert len(sampler_threads()) == 1
-    second = b"x" * (20 * MIB)
-    del second
+    touch(20 * MIB)
     inside = recorder.close(inner)
     assert len(sampler_threads()) == 1
     around = recorder.close(outer)
