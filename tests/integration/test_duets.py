@@ -397,8 +397,12 @@ def test_stuck():
     child.wait()
 """
 COORDINATOR = """
+import signal
 import sys
 from pathlib import Path
+
+# Whoever runs the tests in the background of a shell has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from pytest_perfguard.coordinator import run_duets
 from pytest_perfguard.sides import Side
@@ -451,7 +455,7 @@ def test_a_coordinator_that_is_ended_leaves_no_process(
     assert len(set(started)) == 5  # two workers, what they have started, and the guardian
 
     process.send_signal(number)
-    process.wait()
+    process.wait(60)
 
     gone, alive = psutil.wait_procs(started, timeout=30)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
