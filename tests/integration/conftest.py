@@ -120,7 +120,7 @@ LEAN = (
 
 # Tests of a module that are repeated on two workers, which takes several times as long; all of them
 # where PERFGUARD_TEST_ALL is set, as in tox -e xdist.
-_ON_WORKERS = 4
+_ON_WORKERS = 2
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
