@@ -41,7 +41,7 @@ BUSY = "import os, sys\nwhile os.getppid() == int(sys.argv[1]): sum(range(100_00
 
 sys.path.insert(0, str(ROOT))
 from sample_app.core.traps import KNOWN  # noqa: E402 - found on the path only now
-from sample_app.tests.catches import JUDGED, RAISED  # noqa: E402
+from sample_app.tests.catches import CATCHES, JUDGED, node_id  # noqa: E402
 
 
 @dataclass
@@ -122,7 +122,7 @@ def run(trap: str) -> tuple[bool, list[str]]:
     Returns:
         Whether it was red, in the way that the trap is to be seen, and why.
     """
-    seen = JUDGED.get(trap) or RAISED.get(trap)
+    seen = CATCHES.get(trap)
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -133,7 +133,7 @@ def run(trap: str) -> tuple[bool, list[str]]:
         done = subprocess.run(  # noqa: S603 - our own suite
             [
                 *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-                *(f"{SUITE}/{seen.test}" if seen else SUITE, f"--perfguard-json={file}"),
+                *(node_id(seen.test) if seen else SUITE, f"--perfguard-json={file}"),
             ],
             check=False,
             capture_output=True,
@@ -232,7 +232,7 @@ def main() -> int:
     if arguments.minutes < math.inf and not arguments.log:
         parser.error("--minutes needs a --log to go on with")
     for trap in arguments.traps:
-        if trap not in JUDGED and trap not in RAISED:
+        if trap not in CATCHES:
             print(f"no test is said to catch {trap}: the whole suite is run, for any failure")
     log = Log(arguments.log, kept_busy=arguments.busy)
     deadline = time.monotonic() + 60 * arguments.minutes

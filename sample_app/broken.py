@@ -87,13 +87,18 @@ def install(app: FastAPI, traps: Traps) -> None:
     for name, (dependency, twin) in _DEPENDENCIES.items():
         if traps.enabled(name):
             app.dependency_overrides[dependency] = twin
-    queues = {"task_per_row": TaskPerRow, "one_at_a_time": InTurn}
-    if bases := [twin for name, twin in queues.items() if traps.enabled(name)]:
-        app.state.tasks = type("BrokenTasks", tuple(bases), {})(app.state.tasks.services)
+    queue = mixed(Tasks, {"task_per_row": TaskPerRow, "one_at_a_time": InTurn}, traps)
+    app.state.tasks = queue(app.state.tasks.services)
     crud_traps = ("lazy_owner", "lazy_related", "open_fields", *_TWINS)
     if any(map(traps.enabled, crud_traps)):
         crud = broken_resource_crud(traps)
         app.dependency_overrides[resource_crud] = lambda: crud
+
+
+def mixed(base: type[T], twins: Mapping[str, type[T]], traps: Traps) -> type[T]:
+    """Give a class with what the traps that are on do wrong mixed in, or the class itself."""
+    bases = tuple(twin for name, twin in twins.items() if traps.enabled(name))
+    return type(f"Broken{base.__name__}", bases, {}) if bases else base
 
 
 def broken_resource_crud(traps: Traps) -> CRUDResource:
@@ -104,9 +109,7 @@ def broken_resource_crud(traps: Traps) -> CRUDResource:
     if not traps.enabled("lazy_related"):
         loads.append(LOAD_RELATED_ITEMS)
     any_field = traps.enabled("open_fields")
-    bases = [twin for name, twin in _TWINS.items() if traps.enabled(name)] or [CRUDResource]
-    twin: type[CRUDResource] = type("BrokenCRUD", tuple(bases), {})
-    return twin(
+    return mixed(CRUDResource, _TWINS, traps)(
         sort_fields=AnyAttribute() if any_field else SORT_FIELDS,
         filter_fields=AnyAttribute() if any_field else FILTER_FIELDS,
         list_loads=loads,
@@ -141,14 +144,13 @@ def broken_pagination(traps: Traps) -> Callable[..., Awaitable[PaginationParams]
 
 def cache_class(traps: Traps) -> type[Cache]:
     """Give the cache, with what it does wrong mixed in."""
-    twins = {
+    twins: dict[str, type[Cache]] = {
         "blocking_redis": BlockingCache,
         "falsy_is_a_miss": ForgetfulCache,
         "stampede": ImpatientCache,
         "kept_for_ever": EternalCache,
     }
-    bases = [twin for name, twin in twins.items() if traps.enabled(name)]
-    return type("BrokenCache", tuple(bases), {}) if bases else Cache
+    return mixed(Cache, twins, traps)
 
 
 class BlockingCache(Cache):

@@ -324,6 +324,7 @@ RAISED: Final[Mapping[str, Raised]] = {
     ),
 }
 
+CATCHES: Final[Mapping[str, Seen | Raised]] = {**JUDGED, **RAISED}
 
 APART: Final[Mapping[str, tuple[str, str]]] = {
     "leaked_session": ("second", "soon no connection is left: every other test fails of that"),

@@ -26,7 +26,7 @@ from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.model import Record, Rule
 from pytest_perfguard.reports.evidence import failure, table
 from sample_app.core.traps import KNOWN
-from sample_app.tests.catches import APART, JUDGED, RAISED, ROOT, SUITE, Raised, node_id, place_of
+from sample_app.tests.catches import APART, CATCHES, ROOT, SUITE, Raised, node_id, place_of
 
 _BLANKS = re.compile(" +")
 _SERVERS = ("SAMPLE_APP_TEST_DATABASE_URL", "SAMPLE_APP_TEST_REDIS_URL")
@@ -120,7 +120,7 @@ def _environment(traps: Iterable[str]) -> Mapping[str, str]:
 
 def check(trap: str, ran: Ran) -> Caught:
     """Return what a session says of a trap, compared with what it must say."""
-    seen = JUDGED.get(trap) or RAISED[trap]
+    seen = CATCHES[trap]
     section = ran.section(seen.test)
     if not section:
         return Caught(trap, "STAYS GREEN", wrong=f"{seen.test} should be red")
@@ -153,7 +153,7 @@ def each_alone(traps: Sequence[str]) -> list[Caught]:
     """Run the test of each trap with this one switched on."""
 
     def tried(trap: str) -> Caught:
-        seen = JUDGED.get(trap) or RAISED[trap]
+        seen = CATCHES[trap]
         return check(trap, run_tests([trap], [seen.test], "--perfguard-baseline=off"))
 
     # They wait for processes.
@@ -169,7 +169,7 @@ def all_together(traps: Sequence[str]) -> list[Caught]:
         sessions.setdefault(session, []).append(trap)
     found: dict[str, Caught] = {}
     for group in sessions.values():
-        tests = dict.fromkeys((JUDGED.get(trap) or RAISED[trap]).test for trap in group)
+        tests = dict.fromkeys(CATCHES[trap].test for trap in group)
         ran = run_tests(group, tests, "--perfguard-baseline=off")
         found |= {trap: check(trap, ran) for trap in group}
     return [found[trap] for trap in traps]

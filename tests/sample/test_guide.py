@@ -11,7 +11,7 @@ import pytest
 
 from pytest_perfguard import METRICS
 from sample_app.core.traps import KNOWN
-from sample_app.tests.catches import JUDGED, RAISED, node_id
+from sample_app.tests.catches import CATCHES, node_id
 
 ROOT = Path(__file__).parents[2]
 _CODE = re.compile(r"`([^`]+)`")
@@ -71,7 +71,7 @@ def test_the_trap_of_a_row_turns_its_test_red(row: Row) -> None:
     }
     assert traps
     for trap in traps:
-        assert node_id((JUDGED.get(trap) or RAISED[trap]).test) in tests
+        assert node_id(CATCHES[trap].test) in tests
 
 
 def test_every_trap_is_in_the_table() -> None:

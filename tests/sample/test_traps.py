@@ -8,7 +8,7 @@ import re
 import pytest
 
 from sample_app.core.traps import KNOWN
-from sample_app.tests.catches import JUDGED, RAISED, node_id, place_of
+from sample_app.tests.catches import APART, JUDGED, RAISED, node_id, place_of
 from sample_app.tests.traps import Caught, Ran, all_together, check, main, run_tests
 
 
@@ -27,7 +27,7 @@ def test_without_traps_the_suite_is_green_on_workers_too() -> None:
 
 
 # Those of a load have to be alone: tox -e alone tries them.
-_LOADED = {trap for trap in KNOWN if "/load/" in (JUDGED.get(trap) or RAISED[trap]).test}
+_LOADED = {trap for trap, (session, _) in APART.items() if session == "load"}
 
 
 @pytest.mark.parametrize(

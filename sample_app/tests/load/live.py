@@ -114,7 +114,6 @@ def _ready(process: subprocess.Popen[bytes], log: Path, workers: int) -> LiveSer
             if server.answering():
                 return server
         time.sleep(_PAUSE)
-    process.kill()
     msg = (
         f"the service was not ready within {_PATIENCE:.0f} s:\n{log.read_text('utf-8', 'replace')}"
     )

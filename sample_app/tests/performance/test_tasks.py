@@ -37,7 +37,10 @@ AWAY = OperationalError("SELECT 1", None, Exception("the server is away"))
 
 @pytest.mark.usefixtures("services")
 def test_a_database_that_is_away_is_waited_for_ever_longer(perf: Perf) -> None:
-    """The guide's retries: three at most, and each wait twice the one before."""
+    """The guide's retries: three at most, and each wait twice the one before.
+
+    Trap: retry_at_once.
+    """
     policy = perf.task(
         process_data,
         args=[7],
