@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from pytest_perfguard import stats
@@ -40,7 +40,7 @@ from pytest_perfguard.metrics import lookup
 from pytest_perfguard.model import Span
 from pytest_perfguard.recorder import Measurement, Recorder
 from pytest_perfguard.spans import OpenSpan
-from pytest_perfguard.units import Unit, parse, shown
+from pytest_perfguard.units import Unit, parse, several, shown
 
 MOST_USERS = 1_000
 MOST_PROCESSES = 32
@@ -73,26 +73,6 @@ class Load(Measurement):
         return "\n".join(table([*self.endpoints.values(), self.total]))
 
 
-class _Server(NamedTuple):
-    """The processes of a server, of which the CPU time is read."""
-
-    process: Any
-
-    def cpu(self) -> float:
-        """Return the CPU time of a process and all below it, those that have ended included."""
-        import psutil  # noqa: PLC0415 - an extra
-
-        seconds = 0.0
-        for each in (self.process, *self.process.children(recursive=True)):
-            try:
-                times = each.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            seconds += times.user + times.system
-            seconds += getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
-        return seconds
-
-
 def load(
     job: Job,
     locustfile: str | Path,
@@ -111,10 +91,11 @@ def load(
     """Put a load on a server, and judge what became of it."""
     __tracebackhide__ = True
     where, recorder = job.where, job.guard.recorder
+    if user is None:
+        user = ()
     ask = read_ask(
         where, job.item.config.rootpath, locustfile, host, users, spawn_rate, run_time, processes,
-        tuple(user) if isinstance(user, list | tuple) else () if user is None else (user,),
-        instances,
+        tuple(user) if isinstance(user, list | tuple) else (user,), instances,
     )  # fmt: skip
     if asyncio._get_running_loop() is not None:
         raise LoadError(
@@ -241,7 +222,7 @@ def _seconds(where: str, run_time: object) -> int:
     return int(seconds)
 
 
-def _server(where: str, server: Any) -> _Server | None:
+def _server(where: str, server: Any) -> Any:
     __tracebackhide__ = True
     if server is None:
         return None
@@ -255,9 +236,24 @@ def _server(where: str, server: Any) -> _Server | None:
     except ImportError:
         raise MissingExtraError("psutil", "process") from None
     try:
-        return _Server(psutil.Process(pid))
+        return psutil.Process(pid)
     except psutil.NoSuchProcess:
         raise LoadError(f"{where}: server={pid}: there is no such process") from None
+
+
+def _cpu(process: Any) -> float:
+    """Return the CPU time of a process and all below it, those that have ended included."""
+    import psutil  # noqa: PLC0415 - an extra
+
+    seconds = 0.0
+    for each in (process, *process.children(recursive=True)):
+        try:
+            times = each.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        seconds += times.user + times.system
+        seconds += getattr(times, "children_user", 0) + getattr(times, "children_system", 0)
+    return seconds
 
 
 def _listens(host: str) -> str:
@@ -283,7 +279,7 @@ def _run(
     job: Job,
     ask: Ask,
     during: Callable[[], object] | None,
-    server: _Server | None,
+    server: Any,
     budgets: Sequence[Budget],
     span: OpenSpan,
 ) -> tuple[Ran, int]:
@@ -295,12 +291,12 @@ def _run(
     repeated = -1
     while repeated < attempts - 1:
         repeated += 1
-        before = server.cpu() if server is not None else 0.0
+        before = _cpu(server) if server is not None else 0.0
         ran = run_locust(ask, during)
-        used = server.cpu() - before if server is not None else None
+        used = _cpu(server) - before if server is not None else None
         refuse_what_proves_nothing(ask, ran)
         best = combined(best, levels(ran, used, with_instances=ask.instances is not None))
-        if all(keeps(best, budget) for budget in budgets):
+        if all(keeps(best, budget) for budget in budgets) and _keep_theirs(job, best):
             break
     for name, value in best[ALL].items():
         span.level(name, value)
@@ -389,12 +385,21 @@ def _combined(first: Mapping[str, float], second: Mapping[str, float]) -> dict[s
 
 def keeps(best: Levels, budget: Budget) -> bool:
     """Return whether a limit on a time is kept, everywhere that it is known."""
-    if budget.metric.name not in _TIMES:
-        return True
-    whole_only = budget.metric.name in ("load_rps", "load_cpu")
-    found = [best[ALL]] if whole_only else best.values()
     name = budget.metric.name
+    if name not in _TIMES:
+        return True
+    found = [best[ALL]] if name == "load_rps" else best.values()
     return all(budget.metric.keeps(known[name], budget.limit) for known in found if name in known)
+
+
+def _keep_theirs(job: Job, best: Levels) -> bool:
+    """Return whether each endpoint keeps the suite's limits on its times."""
+    return all(
+        keeps({ALL: known}, budget)
+        for name, known in best.items()
+        if name != ALL
+        for budget in job.guard.rules.endpoint(name)
+    )
 
 
 # -- what proves nothing, and what explains the rest ----------------------------------------------
@@ -410,8 +415,7 @@ def refuse_what_proves_nothing(ask: Ask, ran: Ran) -> None:
     whole = total(ran.endpoints)
     if ran.notes.errors:
         (error, note), *others = sorted(ran.notes.errors.items(), key=lambda item: -item[1].count)
-        s = "" if len(others) == 1 else "s"
-        more = f"\n    and {len(others)} other error{s}" if others else ""
+        more = f"\n    and {several(len(others), 'other error')}" if others else ""
         # A user that raises may do so because of the answer that it got.
         more += f"\n    {failed(whole, ran.notes)}" if whole.failures else ""
         place = (note.place or str(ask.locustfile)).removeprefix(f"{ask.folder}{os.sep}")

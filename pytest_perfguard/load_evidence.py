@@ -14,7 +14,7 @@ from pytest_perfguard.load_stats import (
     total,
 )
 from pytest_perfguard.locust_process import Ask, Ran
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.units import Unit, several, show
 
 _MAX_SHOWN = 5
 
@@ -45,7 +45,7 @@ def facts_of(
         if f"load_{name}" in known:
             facts[f"load_{name}"] = (
                 f"{endpoint.name}: {', '.join(values)} of {known['load_requests']:,.0f} requests, "
-                f"by {_people(ask.users)} at once\n{at}\n    fix: compare it with one user "
+                f"by {several(ask.users, 'user')} at once\n{at}\n    fix: compare it with one user "
                 "(users=1): what is fast then waits for others: look for a lock, a full pool "
                 "(pool_wait), or a call that blocks the event loop (loop_stall)"
             )
@@ -71,8 +71,8 @@ def facts_of_all(ask: Ask, ran: Ran, known: Mapping[str, float], at: str) -> dic
         facts["load_failures"] = "\n".join([*lines, "    fix: look for it in the server's log"])
         facts["load_errors"] = facts["load_failures"]
     facts["load_rps"] = (
-        f"{known['load_rps']:.1f} requests a second, by {_people(ask.users)} who wait for each "
-        f"answer and for their wait_time\n{at}"
+        f"{known['load_rps']:.1f} requests a second, by {several(ask.users, 'user')} who wait for "
+        f"each answer and for their wait_time\n{at}"
     )
     if ask.instances is not None:
         facts |= _facts_of_instances(ask, ran.notes, at)
@@ -95,10 +95,6 @@ def _facts_of_instances(ask: Ask, notes: Notes, at: str) -> dict[str, str]:
         }
     seen = "one instance answered" if counts else f"no response has a header {ask.instances}"
     return {"load_imbalance": f"{seen}, so nothing was shared"}
-
-
-def _people(users: int) -> str:
-    return f"{users:,} user{'' if users == 1 else 's'}"
 
 
 def table(endpoints: Iterable[EndpointLoad]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any, Self
 from pytest_perfguard import stats
 from pytest_perfguard.errors import LoadError
 from pytest_perfguard.probes.http import fold_path
+from pytest_perfguard.units import several
 
 PERCENTILES = ("p95", "p99")
 ALL_REQUESTS = "all requests"
@@ -218,20 +219,16 @@ def recovery(began: float, notes: Notes, *, with_instances: bool) -> tuple[float
     gone = [name for name, note in before.items() if note.last < came]
     if not new:
         return None, (
-            f"{_counted(len(before))} answered before it, and no new one after it: none has taken "
-            "a place, or the load ended too soon to see it, or connections that are kept open "
-            "never led to it"
+            f"{several(len(before), 'instance')} answered before it, and no new one after it: none "
+            "has taken a place, or the load ended too soon to see it, or connections that are kept "
+            "open never led to it"
         )
     if len(new) < len(gone):
-        return None, f"{_counted(len(gone))} went, and only {len(new)} took their places"
+        return None, f"{several(len(gone), 'instance')} went, and only {len(new)} took their places"
     # Of those that came, as many as went are needed.
     needed = sorted(note.first for note in new.values())[: max(len(gone), 1)]
     ends.append(needed[-1])
     return max(ends) - began, (
-        f"{text}; {_counted(len(gone))} went, the new one answered {needed[-1] - began:.1f} s "
-        "after it"
+        f"{text}; {several(len(gone), 'instance')} went, the new one answered "
+        f"{needed[-1] - began:.1f} s after it"
     )
-
-
-def _counted(number: int) -> str:
-    return f"{number} instance{'' if number == 1 else 's'}"

@@ -23,9 +23,9 @@ from locust.runners import WorkerRunner
 
 # Where the notes go, and which header tells the instance; all are set by who starts Locust.
 _NOTES = Path(os.environ["PERFGUARD_LOAD_NOTES"])
-_HEADER = os.environ.get("PERFGUARD_LOAD_INSTANCES", "")
+_HEADER = os.environ["PERFGUARD_LOAD_INSTANCES"]
 # Answers after which the load is under way, in this process.
-_UNDER_WAY = int(os.environ.get("PERFGUARD_LOAD_UNDER_WAY", "1"))
+_UNDER_WAY = int(os.environ["PERFGUARD_LOAD_UNDER_WAY"])
 # No more of them are told apart, and no longer texts are kept.
 _MOST = 1_000
 _LONGEST = 200

@@ -162,21 +162,20 @@ def _wait(
     """Wait for the end; what disturbs the load is called when it is under way, and ends it."""
     __tracebackhide__ = True
     disturbed = None
-    if during is not None and _await(process, _START, lambda: _is_under_way(ask, folder)):
+    if during is None:
+        _ends_within(process, ask.seconds)
+    elif _await(process, _START, lambda: _is_under_way(ask, folder)):
         disturbed = time.time()
         during()
-        _await(process, ask.seconds, lambda: False)
+        _ends_within(process, ask.seconds)
         process.terminate()
-    elif during is not None and process.poll() is None:
+    elif process.poll() is None:
         raise LoadError(
             f"{ask.where}: during= was not called, because within {_START} s {ask.users} users had "
             f"not got {_ANSWERS} answers each: let them wait less (wait_time), or come faster "
             "(spawn_rate=)"
         )
-    elif during is None:
-        _await(process, ask.seconds, lambda: False)
-    _await(process, _START + _STOP, lambda: False)
-    if process.poll() is None:
+    if not _ends_within(process, _START + _STOP):
         raise LoadError(
             f"{ask.where}: Locust had not ended {_START + _STOP} s after its time of {ask.seconds} "
             "s, and was killed: does a user wait for ever (timeout=), or does a LoadTestShape of "
@@ -191,10 +190,16 @@ def _await(process: subprocess.Popen[bytes], seconds: float, condition: Callable
     while time.monotonic() < deadline:
         if condition():
             return True
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_POLL)
+        if _ends_within(process, _POLL):
             return False
     return False
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait for the end of a process; whether it has come."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    return process.returncode is not None
 
 
 def _is_under_way(ask: Ask, folder: Path) -> bool:

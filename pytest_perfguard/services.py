@@ -252,8 +252,6 @@ def _told_by(
     """Say which server it was that a library has an error of, in one line without the password."""
     try:
         yield
-    except ServiceError:
-        raise
     except errors as error:
         said = _one_line(error)
         if password := urlsplit(url).password:
