@@ -9,6 +9,7 @@ from enum import StrEnum
 from pytest_perfguard import duet
 from pytest_perfguard.duet import DuetResult
 from pytest_perfguard.model import Record, Run, Status, Verdict
+from pytest_perfguard.units import several
 
 
 class Grade(StrEnum):
@@ -170,16 +171,12 @@ class Comparison:
     def totals(self) -> str:
         """Return how many tests there are of each grade, in words."""
         parts = [f"{len(found):,} {grade}" for grade in Grade if (found := self.of(grade))]
-        told = [f"{_number(len(self.compared), 'test')} compared: {', '.join(parts)}"]
+        told = [f"{several(len(self.compared), 'test')} compared: {', '.join(parts)}"]
         if self.apart:
             told.append(f"{len(self.apart):,} not comparable")
         if self.idle:
             told.append(f"{len(self.idle):,} without anything to compare")
         return "; ".join(told)
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def not_pinned(results: Iterable[DuetResult]) -> str:

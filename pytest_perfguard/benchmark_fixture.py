@@ -145,11 +145,8 @@ def _counting(base: type[Any]) -> type[Any]:
 
 def _unmeasured(recorder: Recorder, call: Callable[[], Any]) -> Any:
     """Call what only the counted call needs, and the test has not asked for."""
-    span = recorder.open("unmeasured", "block")
-    try:
+    with recorder.unmeasured():
         return call()
-    finally:
-        recorder.close(span, keep=False)
 
 
 def _asynchronous(function: object) -> TimingError:

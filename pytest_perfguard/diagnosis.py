@@ -29,6 +29,7 @@ from pytest_perfguard.model import Level
 from pytest_perfguard.options import OPTIONS, Option, option, refuse_unread_table, tables
 from pytest_perfguard.recorder import Recorder
 from pytest_perfguard.time_mode import times_are_compared, why_not_compared
+from pytest_perfguard.units import several
 
 # What is measured with, by the extra that installs it and the probe that needs it.
 _LIBRARIES = (
@@ -325,7 +326,7 @@ def _gates(config: pytest.Config, rules: Rules) -> Iterator[Line]:
 
 def _budget_gates(config: pytest.Config, rules: Rules) -> Iterator[Line]:
     number = len(rules.budgets)
-    lines = f"{number:,} line{'' if number == 1 else 's'} of default budgets besides"
+    lines = f"{several(number, 'line')} of default budgets besides"
     yield Line("budgets", State.ON, f"those of marks; {lines}")
     for level in rules.levels:
         if level.level is Level.WARN:
@@ -337,7 +338,7 @@ def _budget_gates(config: pytest.Config, rules: Rules) -> Iterator[Line]:
 
 def _baseline_gates(config: pytest.Config) -> Iterator[Line]:
     files = list(_baselines(config.rootpath))
-    stored = f"{len(files):,} file{'' if len(files) == 1 else 's'} of baselines"
+    stored = f"{several(len(files), 'file')} of baselines"
     off = [rule.pattern for rule in read_modes(option(config, "baseline")) if rule.mode == "off"]
     if "*" in off:
         text = f"perfguard_baseline is off for all tests, and there are {stored}"

@@ -19,6 +19,7 @@ from pytest_perfguard.progress import note
 from pytest_perfguard.reports.profile import main_of, profile_lines
 from pytest_perfguard.run_profiles import Kept
 from pytest_perfguard.stacks import Profile
+from pytest_perfguard.units import several
 
 _PROFILE = ".profile.json"
 # A fresh process only profiles: nothing that it finds may stop a test from getting there.
@@ -86,7 +87,7 @@ class LateProfiles:
         missing = [nodeid for nodeid in nodeids if nodeid not in self._profiled]
         if not missing or option(self._config, "profile") != "failed":
             return {}
-        count = f"{len(missing):,} test{'' if len(missing) == 1 else 's'}"
+        count = several(len(missing), "test")
         note(self._config, f"profiling {count} in a fresh process")
         for nodeid in missing:
             for path, _ in self._profiles(nodeid):

@@ -102,12 +102,8 @@ class Job:
         """Call something that belongs to no measurement."""
         if call is None:
             return
-        recorder = self.guard.recorder
-        span = recorder.open("unmeasured", "block", owner=self)
-        try:
+        with self.guard.recorder.unmeasured(self):
             yield call()
-        finally:
-            recorder.close(span, keep=False)
 
     def refuse_error(self, result: object, at: str) -> None:
         """Refuse the response of an HTTP client that is an error: what it costs says nothing.

@@ -196,8 +196,8 @@ def _noted(name: str, kind: str | None = None) -> Callable[[Span], float | None]
     return measure
 
 
-def _level(name: str) -> Callable[[Span], float | None]:
-    return lambda span: max(
+def _level(name: str, of: Callable[..., float | None] = max) -> Callable[[Span], float | None]:
+    return lambda span: of(
         (part.peaks[name] for part in span.walk() if name in part.peaks), default=None
     )
 
@@ -236,18 +236,19 @@ def _longest(name: str) -> Callable[[Span], float | None]:
     )
 
 
-def _loads(name: str) -> Callable[[Span], list[float]]:
-    """Return what gives a level of each load in a span, or of the endpoint that the span is."""
-    return lambda span: [
-        part.peaks[name]
-        for part in ([span] if span.kind == "endpoint" else span.walk())
-        if name in part.peaks and (part.kind == "load" or part is span)
-    ]
-
-
 def _load(name: str, of: Callable[[list[float]], float] = sum) -> Callable[[Span], float | None]:
-    """Return what makes one number of a level of several loads."""
-    return lambda span: of(found) if (found := _loads(name)(span)) else None
+    """Return what makes one number of a level of all loads in a span, or of an endpoint's own."""
+
+    def measure(span: Span) -> float | None:
+        parts = [span] if span.kind == "endpoint" else span.walk()
+        found = [
+            part.peaks[name]
+            for part in parts
+            if name in part.peaks and (part.kind == "load" or part is span)
+        ]
+        return of(found) if found else None
+
+    return measure
 
 
 def _load_failures(span: Span) -> float | None:
@@ -303,12 +304,6 @@ def _times(group: str, kind: str, what: str, guide: str | None = None) -> Iterat
         tallied=False,
         needs="no window of rounds (perfguard_times)",
         stored=False,
-    )
-
-
-def _lowest(name: str) -> Callable[[Span], float | None]:
-    return lambda span: min(
-        (part.peaks[name] for part in span.walk() if name in part.peaks), default=None
     )
 
 
@@ -899,7 +894,7 @@ METRICS: dict[str, Metric] = {
                 ("prom_increase", _level("prom_increase"), "Largest change of", "<= 3", False),
                 (
                     "prom_increase_least",
-                    _lowest("prom_increase_least"),
+                    _level("prom_increase_least", min),
                     "Smallest change of",
                     ">= 1",
                     True,

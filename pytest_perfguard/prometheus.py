@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import urllib.request
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -84,7 +83,7 @@ class Prometheus:
         __tracebackhide__ = True
         with self._ended(judged=error_type is None):
             if error_type is None:
-                self._after = self._at_once(self._again())
+                self._after = self._at_once(self._look())
 
     async def __aenter__(self) -> Self:
         __tracebackhide__ = True
@@ -96,35 +95,26 @@ class Prometheus:
         __tracebackhide__ = True
         with self._ended(judged=error_type is None):
             if error_type is None:
-                self._after = await self._awaited(self._again())
+                self._after = await self._awaited(self._look())
 
     # -- looking ---------------------------------------------------------------------------
 
     def _first(self) -> _Looks:
-        first = yield from self._again()
+        first: Scrape = yield from self._look()
         if not self._is_page:
             return first
-        return less_own(first, (yield from self._again()))
-
-    def _again(self) -> _Looks:
-        """Look, outside of what is measured."""
-        __tracebackhide__ = True
-        found: Scrape = yield from self._look()
-        return found
+        return less_own(first, (yield from self._look()))
 
     def _at_once(self, looks: _Looks) -> Scrape:
         __tracebackhide__ = True
-        recorder = self._job.guard.recorder
-        span = recorder.open("unmeasured", "block", owner=self)
-        try:
-            value = next(looks)
-            while not isawaitable(value):
-                value = looks.send(value)
-        except StopIteration as done:
-            scrape: Scrape = done.value
-            return scrape
-        finally:
-            recorder.close(span, keep=False)
+        with self._job.guard.recorder.unmeasured(self):
+            try:
+                value = next(looks)
+                while not isawaitable(value):
+                    value = looks.send(value)
+            except StopIteration as done:
+                scrape: Scrape = done.value
+                return scrape
         if hasattr(value, "close"):
             value.close()
         raise PrometheusError(
@@ -133,17 +123,14 @@ class Prometheus:
 
     async def _awaited(self, looks: _Looks) -> Scrape:
         __tracebackhide__ = True
-        recorder = self._job.guard.recorder
-        span = recorder.open("unmeasured", "block", owner=self)
-        try:
-            value = next(looks)
-            while True:
-                value = looks.send(await value if isawaitable(value) else value)
-        except StopIteration as done:
-            scrape: Scrape = done.value
-            return scrape
-        finally:
-            recorder.close(span, keep=False)
+        with self._job.guard.recorder.unmeasured(self):
+            try:
+                value = next(looks)
+                while True:
+                    value = looks.send(await value if isawaitable(value) else value)
+            except StopIteration as done:
+                scrape: Scrape = done.value
+                return scrape
 
     # -- judging ---------------------------------------------------------------------------
 
@@ -225,6 +212,8 @@ def _registry(registry: Any) -> _Looks:
 
 def _url(url: str, where: str) -> _Looks:
     __tracebackhide__ = True
+    import urllib.request  # noqa: PLC0415 - costly, and every `perf` loads this module
+
     yield None
     try:
         with urllib.request.urlopen(url, timeout=_SECONDS) as response:  # noqa: S310 - checked

@@ -70,6 +70,15 @@ class Recorder(Spans):
         self.listening.clear()
 
     @contextmanager
+    def unmeasured(self, owner: object = None) -> Iterator[None]:
+        """Let what is done inside belong to no measurement."""
+        span = self.open("unmeasured", "block", owner=owner)
+        try:
+            yield
+        finally:
+            self.close(span, keep=False)
+
+    @contextmanager
     def measure(self, name: str, kind: str = "block") -> Iterator[Measurement]:
         """Measure a block of code."""
         measurement = Measurement(self, self.open(name, kind))

@@ -292,15 +292,10 @@ class Clean:
 
 def _timed(job: Job, run: Callable[[], Any]) -> Steps:
     """Return the CPU time of a call, in seconds, that belongs to no measurement."""
-    recorder = job.guard.recorder
-    span = recorder.open("unmeasured", "block")
-    started = Clock.cpu()
-    try:
+    with job.guard.recorder.unmeasured():
+        started = Clock.cpu()
         yield run()
-        took = (Clock.cpu() - started) * _NANO
-    finally:
-        recorder.close(span, keep=False)
-    return took
+        return (Clock.cpu() - started) * _NANO
 
 
 def _amount(result: Any) -> float | None:

@@ -26,6 +26,7 @@ from pytest_perfguard.reports.terminal import summary
 from pytest_perfguard.run_profiles import bounded
 from pytest_perfguard.runs import make_run, source, write_report
 from pytest_perfguard.time_mode import why_not_compared
+from pytest_perfguard.units import several
 
 # The options that name a file to write, each with the format that it gets.
 OUTPUTS = {
@@ -238,8 +239,8 @@ class Suite:
         if left_out and asked:
             folder = config.rootpath / option(config, "artifacts") / "profiles"
             notices.append(
-                f"the run has no room for the profiles of {left_out:,} "
-                f"test{'' if left_out == 1 else 's'}: they are in {folder} only"
+                f"the run has no room for the profiles of {several(left_out, 'test')}: they are "
+                f"in {folder} only"
             )
         self._run = make_run(
             records,
@@ -365,11 +366,8 @@ class Suite:
         ]
         notices += [f"warning: baseline: {line}" for line in self._gone]
         if self._switched_off:
-            count = len(self._switched_off)
-            notices.append(
-                f"warning: baselines are switched off for {count:,} marked "
-                f"test{'' if count == 1 else 's'} (perfguard_baseline)"
-            )
+            marked = several(len(self._switched_off), "marked test")
+            notices.append(f"warning: baselines are switched off for {marked} (perfguard_baseline)")
         return notices + (self._idle_rules(records) if whole else [])
 
     def _idle_rules(self, records: Iterable[Record]) -> list[str]:

@@ -31,6 +31,7 @@ from pytest_perfguard.options import option
 from pytest_perfguard.processes import FreshProcessError, is_fresh, run_again
 from pytest_perfguard.progress import note
 from pytest_perfguard.times import Stored, Times, Timings, add, environment, forget, read
+from pytest_perfguard.units import several
 from pytest_perfguard.waive_marks import MarkedWaiver, this_day, waive
 
 # Counts of Python calls vary by some tenths of a percent where threads take turns.
@@ -169,7 +170,7 @@ class TimeGate:
                 self.problems.append(str(error))
                 break
         self.lines.append(
-            f"times recorded: {len(timings):,} test{'' if len(timings) == 1 else 's'} in {done} "
+            f"times recorded: {several(len(timings), 'test')} in {done} "
             f"process{'' if done == 1 else 'es'}"
             + ("" if done >= self._needed else f", {self._needed} are needed before they judge")
         )
@@ -216,7 +217,7 @@ class TimeGate:
 
     def _measure_again(self, suspects: Collection[str]) -> Timings:
         """Measure tests in a fresh process; nothing if it gives no result."""
-        count = f"{len(suspects):,} test{'' if len(suspects) == 1 else 's'}"
+        count = several(len(suspects), "test")
         note(self._config, f"measuring {count} again in a fresh process")
         with tempfile.TemporaryDirectory(prefix="perfguard-") as folder:
             store = Path(folder, "times")

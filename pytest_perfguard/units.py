@@ -118,6 +118,11 @@ def show(value: float | None, unit: Unit) -> str:
             return _scaled(value, (("s", 1), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)))
 
 
+def several(count: int, noun: str) -> str:
+    """Return how many of something there are, e.g. ``1 test`` or ``2,000 tests``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def _scaled(value: float, scales: tuple[tuple[str, float], ...]) -> str:
     fitting = [pair for pair in scales if value >= pair[1]]
     base = next(pair for pair in scales if pair[1] == 1)

@@ -18,7 +18,7 @@ from pytest_perfguard.history import DEFAULT, History, Series, StoredRun
 from pytest_perfguard.metrics import METRICS, lookup
 from pytest_perfguard.reports.trend_chart import chart
 from pytest_perfguard.trends import Worsening, check, newest_runs, place, title, told
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.units import Unit, several, show
 
 _LISTED = 20
 _DRAWN = 100
@@ -84,7 +84,7 @@ def _history(options: argparse.Namespace) -> int:
         if options.metric:
             raise UsageError("--prune-before removes whole runs: leave out the metric")
         gone = history.clear_before(options.prune_before)
-        print(f"{gone:,} run{'' if gone == 1 else 's'} removed")
+        print(f"{several(gone, 'run')} removed")
         return OK
     if options.accept is not None:
         return _accept(history, options)
@@ -144,7 +144,7 @@ def _check(history: History, options: argparse.Namespace) -> int:
         checked = replace(checked, worse=tuple(found))
     for line in told(checked, top=sys.maxsize):
         print(line.removeprefix("warning: worse over many runs: "))
-    runs = f"{len(checked.runs):,} run{'' if len(checked.runs) == 1 else 's'}"
+    runs = several(len(checked.runs), "run")
     summary = f"{runs} of {checked.branch or 'no branch'}: "
     if len(checked.runs) < 2 * HELD:
         print(f"{summary}nothing is judged before there are {2 * HELD}")
@@ -241,7 +241,7 @@ def _draw(history: History, options: argparse.Namespace) -> int:
 
 def _drawing(series: Series, runs: Sequence[StoredRun], worse: Worsening | None) -> list[str]:
     metric, values = METRICS[series.metric], list(series.values.values())
-    number = f"{len(values):,} run{'' if len(values) == 1 else 's'}"
+    number = several(len(values), "run")
     lines = [f"{metric.name} of {title(series)}, {number} of {runs[0].branch or 'no branch'}"]
     mark = runs.index(worse.since) if worse is not None and worse.since in runs else None
     lines += chart(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.run_comparison import Change, ChangedTest, Outcome, RunComparison
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.units import Unit, several, show
 from pytest_perfguard.visible import visible
 
 # Operations of one test that are shown, and times of tests that differ in nothing else.
@@ -83,7 +83,7 @@ def summary(comparison: RunComparison) -> str:
         if (count := sum(test.outcome is outcome for test in comparison.tests))
     ]
     parts.append(f"{comparison.same:,} the same")
-    said = f"{number:,} test{'' if number == 1 else 's'} compared: {', '.join(parts)}"
+    said = f"{several(number, 'test')} compared: {', '.join(parts)}"
     if apart := len(comparison.not_comparable):
         said += f"; {apart:,} not comparable"
     return said

@@ -31,7 +31,7 @@ from pytest_perfguard.reports.causes import (
     unstable,
 )
 from pytest_perfguard.stats import STATISTICS
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.units import Unit, several, show
 
 _MAX_CAUSES = 5
 _MAX_MOMENTS = 12
@@ -88,7 +88,7 @@ def headline(record: Record) -> str:
     """Return how many budgets and baselines were not kept, and where."""
     statuses = [(verdict.rule, verdict.status) for verdict in record.breaches]
     total = sum(v.rule is Rule.BUDGET and not v.idle for v in record.verdicts)
-    budgets = f"of {total} budget{'' if total == 1 else 's'}"
+    budgets = f"of {several(total, 'budget')}"
     parts = [
         text.format(number=number, budgets=budgets, s="" if number == 1 else "s")
         for key, text in _HEADLINES.items()
@@ -97,7 +97,7 @@ def headline(record: Record) -> str:
     if record.is_new and record.errors:
         parts.append("no baseline to compare with")
     if errors := len(record.errors) - record.is_new:
-        parts.append(f"{errors} mistake{'' if errors == 1 else 's'}")
+        parts.append(several(errors, "mistake"))
     if not parts:
         parts.append(f"{record.metrics.get('sql_queries', 0):,.0f} statements")
     where = [_where(span) for span in _judged_spans(record)] or [_where(record.span)]

@@ -22,6 +22,7 @@ from pytest_perfguard.reports.problems import (
 )
 from pytest_perfguard.reports.standing import closest, not_judged, of_limit
 from pytest_perfguard.reports.terminal import denominator
+from pytest_perfguard.units import several
 from pytest_perfguard.visible import visible
 
 LIMIT = 60_000
@@ -91,7 +92,7 @@ def _fitted(parts: Sequence[_Part]) -> str:
             cut[part.what] = cut.get(part.what, 0) + 1
     text = "".join(part.text for number, part in enumerate(parts) if number in kept)
     if cut:
-        told = ", ".join(_number(count, what) for what, count in cut.items())
+        told = ", ".join(several(count, what) for what, count in cut.items())
         text += (
             f"*Cut to {LIMIT:,} characters, without {told}. All of it: "
             "`perfguard report RUN.json`, of the file that `--perfguard-json` wrote.*\n"
@@ -108,9 +109,9 @@ def _head(run: Run) -> list[_Part]:
     if not run.records:
         verdict = "no test was measured"
     elif failing:
-        verdict = f"{failing:,} of {_number(len(run.records), 'measured test')} over the limits"
+        verdict = f"{failing:,} of {several(len(run.records), 'measured test')} over the limits"
     else:
-        verdict = f"{_number(len(run.records), 'measured test')} within the limits"
+        verdict = f"{several(len(run.records), 'measured test')} within the limits"
     if run.lost:
         verdict += f", {len(run.lost):,} lost"
     if selfmade:
@@ -130,7 +131,7 @@ def _problem(run: Run, problem: Problem, number: int) -> list[_Part]:
     where = code(in_repository(run, place.file) + (f":{place.line}" if place.line else ""))
     if place.function:
         where += f" in {code(place.function)}"
-    tests = _number(len(problem.tests), "test")
+    tests = several(len(problem.tests), "test")
     worst = f", worst in {code(problem.worst.record.nodeid)}" if len(problem.tests) > 1 else ""
     warns = "" if problem.fails else " (only warns)"
     lines = [
@@ -147,7 +148,7 @@ def _problem(run: Run, problem: Problem, number: int) -> list[_Part]:
         (code(nodeid), code(", ".join(dict.fromkeys(b.text for b in found))), code(_limit(found)))
         for nodeid, found in of_tests.items()
     ]
-    table = _folded(f"{tests}, {_number(len(problem.breaches), 'limit')}", rows)
+    table = _folded(f"{tests}, {several(len(problem.breaches), 'limit')}", rows)
     rank = 0 if number < _FIRST else 2
     return [_Part("problem", lines, rank), _Part("table", table, rank=3)]
 
@@ -198,7 +199,7 @@ def _closest(run: Run) -> list[_Part]:
     ]
     if not rows:
         return []
-    title = f"Closest to the limits that were kept ({_number(len(rows), 'test')})"
+    title = f"Closest to the limits that were kept ({several(len(rows), 'test')})"
     lines = _folded(title, rows, ("used", "test", "budgets"))
     return [_Part("table", lines, rank=3)]
 
@@ -227,10 +228,6 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
         f"|{'---|' * len(titles)}",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 # -- text of unknown origin ----------------------------------------------------------------

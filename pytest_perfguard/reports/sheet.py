@@ -19,7 +19,7 @@ from pytest_perfguard.reports.lettering import (
     xml,
 )
 from pytest_perfguard.reports.palette import rules, rules_by_scheme
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.units import Unit, several, show
 from pytest_perfguard.visible import visible
 
 MAX_ROWS = 250
@@ -125,7 +125,7 @@ class Sheet:
             count = sum(box.left_out for box in narrow)
             seconds = sum(box.width for box in narrow)
             self.line(
-                f"Not drawn: {count:,} frame{'' if count == 1 else 's'} of less than "
+                f"Not drawn: {several(count, 'frame')} of less than "
                 f"{share(least, self.total)} each, and what they called: "
                 f"{share(seconds, self.total)} of the time.",
             )

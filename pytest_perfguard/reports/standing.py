@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Record, Rule, Run, Status, Verdict
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.units import Unit, several, show
 
 
 def used(verdict: Verdict) -> float:
@@ -62,21 +62,20 @@ def not_judged(run: Run) -> list[str]:
     lines = []
     if run.tests > len(run.records) + len(run.lost):
         count = run.tests - len(run.records) - len(run.lost)
-        lines.append(f"{_tests(count)} of {run.tests:,}: not measured, or not run")
+        lines.append(f"{several(count, 'test')} of {run.tests:,}: not measured, or not run")
     bare = [record for record in run.records if not record.verdicts and not record.is_new]
     # Where nobody has set a limit yet, it goes without saying.
     if 0 < len(bare) < len(run.records):
-        lines.append(f"{_tests(len(bare))} measured without any limit")
+        lines.append(f"{several(len(bare), 'test')} measured without any limit")
     new = sum(record.is_new for record in run.records)
     if new:
-        lines.append(f"{_tests(new)} without a baseline yet")
+        lines.append(f"{several(new, 'test')} without a baseline yet")
     verdicts = [verdict for record in run.records for verdict in record.verdicts]
     idle = sum(verdict.idle for verdict in verdicts)
     if idle:
-        one = idle == 1
         lines.append(
-            f"{idle:,} default{'' if one else 's'} of perfguard_budgets in tests where there was "
-            "nothing to observe"
+            f"{several(idle, 'default')} of perfguard_budgets in tests where there was nothing to "
+            "observe"
         )
     reasons = Counter(
         verdict.reason.partition(",")[0] or str(verdict.status)
@@ -85,9 +84,5 @@ def not_judged(run: Run) -> list[str]:
     )
     lines += [f"{count:,} undecided: {reason}" for reason, count in sorted(reasons.items())]
     if run.lost:
-        lines.append(f"{_tests(len(run.lost))} lost with the process that ran them")
+        lines.append(f"{several(len(run.lost), 'test')} lost with the process that ran them")
     return lines
-
-
-def _tests(count: int) -> str:
-    return f"{count:,} test{'' if count == 1 else 's'}"

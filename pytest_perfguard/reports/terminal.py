@@ -11,7 +11,7 @@ from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
 from pytest_perfguard.model import Record, Rule, Run, Span, Status, Tally, Verdict
 from pytest_perfguard.reports.evidence import cache_faults, cause, failure, merged_findings
 from pytest_perfguard.reports.standing import closest, not_judged, of_limit
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.units import Unit, several, show
 from pytest_perfguard.visible import visible
 
 # Verbosity of -qq.
@@ -70,22 +70,22 @@ def denominator(run: Run) -> str:
     engines = {key for record in run.records for key in record.engines}
     judged = [v for record in run.records for v in record.verdicts if not v.idle]
     parts = [
-        f"{_number(len(run.records), 'test')} measured",
-        f"{_number(int(queries), 'statement')} on {_number(len(engines), 'engine')}",
+        f"{several(len(run.records), 'test')} measured",
+        f"{several(int(queries), 'statement')} on {several(len(engines), 'engine')}",
     ]
     commands = sum(record.metrics.get("cache_commands", 0) for record in run.records)
     if commands:
-        parts.append(_number(int(commands), "cache command"))
+        parts.append(several(int(commands), "cache command"))
     budgets = [verdict for verdict in judged if verdict.rule is Rule.BUDGET]
     if budgets:
-        parts.append(f"{_number(len(budgets), 'budget')} judged: {_counts(budgets)}")
+        parts.append(f"{several(len(budgets), 'budget')} judged: {_counts(budgets)}")
     compared = [record for record in run.records if record.baseline and not record.is_new]
     baselines = [verdict for verdict in judged if verdict.rule is Rule.BASELINE]
     times = [verdict for verdict in judged if verdict.rule is Rule.TIMES]
     if times:
-        parts.append(f"{_number(len(times), 'time')} compared: {_counts(times)}")
+        parts.append(f"{several(len(times), 'time')} compared: {_counts(times)}")
     if baselines:
-        parts.append(f"{_number(len(compared), 'baseline')} compared: {_counts(baselines)}")
+        parts.append(f"{several(len(compared), 'baseline')} compared: {_counts(baselines)}")
     return ", ".join(parts)
 
 
@@ -93,10 +93,6 @@ def _counts(verdicts: Iterable[Verdict]) -> str:
     counted = Counter("waived" if v.waiver else str(v.status) for v in verdicts)
     names = [*map(str, Status), "waived"]
     return ", ".join(f"{counted[name]:,} {name}" for name in names if counted[name])
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _warnings(records: Iterable[Record], width: int) -> list[str]:
@@ -117,7 +113,7 @@ def _baselines(records: Iterable[Record], top: int, width: int) -> list[str]:
     lines = []
     if new:
         lines.append(
-            f"{_number(len(new), 'test')} without a baseline (--perfguard-update records it):"
+            f"{several(len(new), 'test')} without a baseline (--perfguard-update records it):"
         )
         lines += _some([f"  {nodeid}" for nodeid in new], top)
     verdicts = [(record, verdict) for record in records for verdict in record.verdicts]
@@ -126,7 +122,7 @@ def _baselines(records: Iterable[Record], top: int, width: int) -> list[str]:
         v.reason.partition(",")[0].rstrip(")") for _, v in verdicts if v.status is Status.NEW
     )
     for reason, count in sorted(unjudged.items()):
-        lines.append(f"{_number(count, 'time')} not judged yet: {reason})")
+        lines.append(f"{several(count, 'time')} not judged yet: {reason})")
     better = [
         f"  {v.metric} {show(v.limit, unit)} -> {show(v.value, unit)} in {record.nodeid}"
         for record, v in verdicts
@@ -210,16 +206,16 @@ def _candidates(run: Run, top: int, width: int) -> list[str]:
     spans = (span for record in run.records for span in record.span.walk())
     found = [f for f in merged_findings(spans) if "n_plus_one" in f.metric]
     open_ones = [finding for finding in found if finding.waiver is None]
-    lines = [f"{_number(len(open_ones), 'candidate N+1')}:"] if open_ones else []
+    lines = [f"{several(len(open_ones), 'candidate N+1')}:"] if open_ones else []
     for finding in open_ones[: max(top, 1)]:
         first, *rest = cause(finding, width - 2)
-        lines.append(f"  {first}, in {_number(len(tests[_line(finding.tally)]), 'test')}")
+        lines.append(f"  {first}, in {several(len(tests[_line(finding.tally)]), 'test')}")
         lines += [f"  {line}" for line in rest]
     if len(open_ones) > top:
         lines.append(f"  ... and {len(open_ones) - top} more")
     waived = len(found) - len(open_ones)
     if waived:
-        lines.append(f"{_number(waived, 'candidate N+1')} waived by a comment")
+        lines.append(f"{several(waived, 'candidate N+1')} waived by a comment")
     return lines
 
 
@@ -227,7 +223,7 @@ def _cache_faults(run: Run, top: int) -> list[str]:
     """List commands that held up an event loop, and keys that hold an object's address."""
     whole = Span("", "block", children=tuple(record.span for record in run.records))
     found = cache_faults(whole)
-    lines = [f"{_number(len(found), 'fault')} with caches:"] if found else []
+    lines = [f"{several(len(found), 'fault')} with caches:"] if found else []
     lines += [f"  {line}" for fault in found[: max(top, 1)] for line in fault]
     if len(found) > top:
         lines.append(f"  ... and {len(found) - top} more")

@@ -18,7 +18,7 @@ from pytest_perfguard.reports.evidence import (
     merged_findings,
 )
 from pytest_perfguard.reports.terminal import denominator
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.units import Unit, several, show
 from pytest_perfguard.visible import visible
 
 # From what needs a look to what does not: the list is sorted by it. Each with what it says.
@@ -98,14 +98,10 @@ def overview(run: Run) -> dict[str, Any]:
 def _title(run: Run) -> str:
     failing = sum(status_of(record) == "failing" for record in run.records)
     if failing:
-        return f"{failing:,} of {_number(len(run.records), 'test')} failing"
+        return f"{failing:,} of {several(len(run.records), 'test')} failing"
     if not run.records:
         return "No test was measured"
-    return f"{_number(len(run.records), 'test')} measured, none failing"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    return f"{several(len(run.records), 'test')} measured, none failing"
 
 
 def _source(source: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -146,7 +142,7 @@ def _tiles(run: Run) -> list[dict[str, str]]:
     ):
         tests = [r.metrics[metric] for r in run.records if r.metrics.get(metric)]
         if tests:
-            tiles.append(_tile(title, f"{sum(tests):,.0f}", f"in {_number(len(tests), 'test')}"))
+            tiles.append(_tile(title, f"{sum(tests):,.0f}", f"in {several(len(tests), 'test')}"))
     return tiles
 
 
@@ -170,13 +166,13 @@ def _causes(records: Iterable[Record]) -> list[dict[str, Any]]:
         found.append(
             {
                 "lines": shown_lines(cause(finding, _WIDTH)),
-                "tests": _number(len(tests[_place(finding)]), "test"),
+                "tests": several(len(tests[_place(finding)]), "test"),
                 "search": visible(f"{site.file}:{site.line}") if site else "",
             }
         )
     more = len(open_ones) - len(found)
     if more > 0:
-        found.append({"lines": [("more", f"and {_number(more, 'more candidate')}")], "tests": ""})
+        found.append({"lines": [("more", f"and {several(more, 'more candidate')}")], "tests": ""})
     whole = Span("", "block", children=tuple(record.span for record in records))
     found += [
         {"lines": shown_lines(lines), "tests": "", "search": ""}
@@ -189,7 +185,7 @@ def _breached(records: Iterable[Record]) -> list[tuple[str, str, str]]:
     """Return the metrics that are over in the most tests, each with how many and the search."""
     counts = Counter(name for record in records for name in _over(record))
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:_MAX_BREACHED]
-    return [(name, _number(count, "test"), f"{_OVER}{name}") for name, count in ranked]
+    return [(name, several(count, "test"), f"{_OVER}{name}") for name, count in ranked]
 
 
 def _over(record: Record) -> list[str]:
