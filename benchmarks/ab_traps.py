@@ -24,7 +24,7 @@ from pathlib import Path
 from pytest_perfguard.ab import Wish, compare_revisions
 from pytest_perfguard.ab_results import Compared, Comparison
 from pytest_perfguard.errors import PerfguardError
-from pytest_perfguard.reports.ab_text import explained, text
+from pytest_perfguard.reports.ab_text import explained, text, worse
 from sample_app.core.traps import KNOWN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,9 +88,9 @@ def make_repository(folder: Path, branches: Sequence[str]) -> None:
 def told(branch: str, comparison: Comparison) -> Row:
     """Return what was told of a branch: its worst test, with the cause."""
     seconds = f"{comparison.seconds:.0f} s"
-    worst = next((t for t in comparison.compared if any(g.fails for g in t.grades)), None)
+    worst = next((t for t in comparison.compared if t.fails), None)
     if worst is not None:
-        verdict = " and ".join(str(grade) for grade in sorted(worst.grades) if grade.fails)
+        verdict = " and ".join(worse(worst))
         return Row(branch, verdict, _name(worst.nodeid), *_cause(worst), seconds)
     for each in comparison.apart:
         if each.reason.startswith("passes in base only"):

@@ -26,8 +26,8 @@ from pytest_perfguard.revisions import Repository, Revision, workspace
 from pytest_perfguard.runs import make_run
 from pytest_perfguard.side_runs import UNJUDGED, SideRuns, origins, with_reports
 from pytest_perfguard.side_setup import make_side, ready, set_up, with_options, with_settings
-from pytest_perfguard.sides import Side
-from pytest_perfguard.wire import SIDE
+from pytest_perfguard.sides import SIDE, Side
+from pytest_perfguard.units import several
 
 # How a step is told: what it does, how much of it is done, and how much there is (0: unknown).
 Tell = Callable[[str, int, int], object]
@@ -144,17 +144,15 @@ class _Comparing:
         if base.commit == head.commit:
             self._notes.append("both sides are the same commit: whatever differs is noise")
         if missed := self._repository.missed(base, head):
-            s = "" if missed == 1 else "s"
             self._notes.append(
-                f"{base.name} has {missed:,} commit{s} that head has not, so their changes show "
-                f"the wrong way round: to leave them out, compare with "
+                f"{base.name} has {several(missed, 'commit')} that head has not, so their changes "
+                f"show the wrong way round: to leave them out, compare with "
                 f"$(git merge-base {base.name} {self._wish.head or 'HEAD'})"
             )
         changes = len(self._repository.changes()) if self._wish.head else 0
         if changes and head.commit == self._repository.resolve("HEAD").commit:
-            s = "" if changes == 1 else "s"
             self._notes.append(
-                f"what is not committed ({changes:,} file{s}) is left out, since "
+                f"what is not committed ({several(changes, 'file')}) is left out, since "
                 f"{self._wish.head} was named"
             )
 
@@ -246,10 +244,10 @@ class _Comparing:
         }
         found, unsteady = {}, []
         for name, first in counts.items():
-            seconds = [again[label].records.get(name) for label in ("base", "head")]
+            second = [again[label].records.get(name) for label in ("base", "head")]
             if not first.differ:
                 found[name] = first
-            elif None in seconds:
+            elif None in second:
                 unsteady.append(Apart(name, "passed once, and not when it was run again"))
             else:
                 found[name] = compare_counts(
@@ -265,20 +263,20 @@ class _Comparing:
             ComparisonError: if there is nothing to compare.
         """
         both = sorted(before.records.keys() & after.records.keys())
-        found = [
-            name
-            for name in both
-            if is_timed(before, after, name)
-            or any(is_busy(side.records[name]) for side in (before, after))
-        ]
+        found, idle = list[str](), list[str]()
+        for name in both:
+            tells = is_timed(before, after, name) or any(
+                is_busy(side.records[name]) for side in (before, after)
+            )
+            (found if tells else idle).append(name)
         if not found:
             apart = self._apart(before, after)
             reasons = [f"  {each.nodeid}: {each.reason}" for each in apart[:_MAX_NAMED]]
-            idle = f"{len(both):,} that pass on both sides do nothing that is counted or timed"
+            told = f"{len(both):,} that pass on both sides do nothing that is counted or timed"
             raise ComparisonError(
-                "\n".join(["no test can be compared:", *reasons, *([f"  {idle}"] if both else [])])
+                "\n".join(["no test can be compared:", *reasons, *([f"  {told}"] if both else [])])
             )
-        return found, [name for name in both if name not in found]
+        return found, idle
 
     def _apart(self, before: Observed, after: Observed) -> list[Apart]:
         """Return what cannot be compared; reasons name files as they are in a tree."""

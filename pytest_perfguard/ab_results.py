@@ -95,6 +95,11 @@ class Compared:
         return frozenset(found | ({Grade.FLAKY} if self.counts.flaky else set()))
 
     @property
+    def fails(self) -> bool:
+        """Whether head is slower or costlier in anything of it."""
+        return any(grade.fails for grade in self.grades)
+
+    @property
     def grade(self) -> Grade:
         """What is to be said of it first."""
         found = self.grades
@@ -156,7 +161,7 @@ class Comparison:
     @property
     def fails(self) -> bool:
         """Whether head is slower or costlier in anything."""
-        return any(grade.fails for test in self.compared for grade in test.grades)
+        return any(test.fails for test in self.compared)
 
     @property
     def timed(self) -> int:

@@ -35,11 +35,15 @@ def commands(run: Run) -> list[str]:
 
 def add_to_summary(run: Run) -> str:
     """Add the run to the summary of the step, and return a line that says so, or why not."""
+    return append_to_summary("\n" + render(run, "markdown")) if os.environ.get(_SUMMARY) else ""
+
+
+def append_to_summary(text: str) -> str:
+    """Add Markdown to the summary of the step, if there is one; return a line as above."""
     name = os.environ.get(_SUMMARY)
     if not name:
         return ""
-    path, text = Path(name), encodable("\n" + render(run, "markdown"))
-    data = text.encode("utf-8")
+    path, data = Path(name), encodable(text).encode("utf-8")
     try:
         if (path.stat().st_size if path.exists() else 0) + len(data) > _MOST:
             return "warning: the step's summary is full: the report of this session is not in it"

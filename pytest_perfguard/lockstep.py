@@ -187,9 +187,7 @@ class Session:
             for process in processes:
                 collected[process] = self._receive(process, self._limits.start, "collect its tests")
         except LostError as error:
-            printed = "\n".join(
-                f"{p.label} printed:\n{p.output()}" for p in processes if p.output()
-            )
+            printed = "\n".join(_printed(processes))
             raise LostError(f"{error}\n{printed}".strip()) from None
         known = {process: set(answer["tests"]) for process, answer in collected.items()}
         for nodeid in tests:

@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import FrameType
@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from pytest_perfguard import guardian
 from pytest_perfguard.errors import ComparisonError, RevisionError
+from pytest_perfguard.units import several
 
 _SHORT = 10
 # Seconds.
@@ -54,8 +55,7 @@ class Revision:
     def __str__(self) -> str:
         short = self.commit[:_SHORT]
         if self.changes:
-            s = "" if self.changes == 1 else "s"
-            return f"{self.name} ({self.changes:,} uncommitted file{s})"
+            return f"{self.name} ({several(self.changes, 'uncommitted file')})"
         return short if self.commit.startswith(self.name) else f"{self.name} ({short})"
 
 
@@ -271,31 +271,25 @@ def _is_abandoned(folder: Path) -> bool:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let signals that end a process do so as Ctrl-C does: by an exception."""
-    before: dict[int, Any] = {}
-    for name in _ENDING:
-        if hasattr(signal, name):
-            number = getattr(signal, name)
-            before[number] = signal.signal(number, _raise)
+def _handled_by(handler: Any, *names: str) -> Iterator[None]:
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, known in before.items():
+            signal.signal(number, known)
+
+
+def _ended_by_signals() -> AbstractContextManager[None]:
+    """Let signals that end a process do so as Ctrl-C does: by an exception."""
+    return _handled_by(_raise, *_ENDING)
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt(signal.Signals(number).name)
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
+def _undisturbed() -> AbstractContextManager[None]:
     """Let no signal stop what is inside; who kills the process has the guardian do the rest."""
-    numbers = [getattr(signal, name) for name in ("SIGINT", *_ENDING) if hasattr(signal, name)]
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return _handled_by(signal.SIG_IGN, "SIGINT", *_ENDING)

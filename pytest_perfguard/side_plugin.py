@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from pytest_perfguard.session_windows import in_a_line
 from pytest_perfguard.writing import replace_file
 
 VARIABLE = "PERFGUARD_AB_SIDE"
@@ -85,7 +86,7 @@ class _Report:
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Keep why a file could not be collected."""
         if report.failed:
-            self._collect_errors[report.nodeid] = _last_line(report)
+            self._collect_errors[report.nodeid] = _reason(report)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell which tests there are, before anything could kill this process."""
@@ -102,7 +103,7 @@ class _Report:
         said: str = report.outcome
         if hasattr(report, "wasxfail"):
             said = "xfailed" if report.skipped else "xpassed"
-        known[report.when] = said if report.passed else f"{said}: {_last_line(report)}"
+        known[report.when] = said if report.passed else f"{said}: {_reason(report)}"
         if report.when == "teardown":
             with self._folder.joinpath(PROGRESS).open("a", encoding="ascii") as file:
                 file.write(".")
@@ -131,13 +132,8 @@ class _Report:
         replace_file(self._folder / f"process-{os.getpid()}.json", json.dumps(data))
 
 
-def _last_line(report: pytest.CollectReport | pytest.TestReport) -> str:
-    if isinstance(report.longrepr, tuple):
-        return report.longrepr[2].removeprefix("Skipped: ")
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text = crash.message if crash is not None else str(report.longrepr or "")
-    lines = [line.removeprefix("E").strip() for line in text.splitlines() if line.strip()]
-    return (lines[0] if crash is not None else lines[-1]) if lines else ""
+def _reason(report: pytest.CollectReport | pytest.TestReport) -> str:
+    return in_a_line(report).removeprefix("Skipped: ")
 
 
 def pytest_configure(config: pytest.Config) -> None:

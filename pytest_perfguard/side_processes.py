@@ -19,8 +19,8 @@ from contextlib import suppress
 from typing import Self
 
 from pytest_perfguard.errors import DuetError
-from pytest_perfguard.sides import Side
-from pytest_perfguard.wire import DESCRIPTOR, SIDE, Wire
+from pytest_perfguard.sides import Side, environment_of
+from pytest_perfguard.wire import DESCRIPTOR, Wire
 
 _MAX_OUTPUT = 2_000
 _PATIENCE = 5.0
@@ -45,8 +45,6 @@ while groups and time.monotonic() < end:
     send(0)
 send(signal.SIGKILL)
 """
-# What another pytest has told its own processes.
-_NOT_PASSED_ON = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT")
 
 
 class Guardian:
@@ -104,17 +102,11 @@ class SideProcess:
         # It has no name that would have to be removed.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by end()
         ours, theirs = socket.socketpair()
-        environment = {n: value for n, value in os.environ.items() if n not in _NOT_PASSED_ON}
         try:
             self._process = subprocess.Popen(  # noqa: S603 - the user's own tests
                 [str(side.python), "-m", "pytest", "-p", "pytest_perfguard.turnstile", *arguments],
                 cwd=side.folder,
-                env={
-                    **environment,
-                    SIDE: side.label,
-                    **side.environment,
-                    DESCRIPTOR: str(theirs.fileno()),
-                },
+                env={**environment_of(side), DESCRIPTOR: str(theirs.fileno())},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,

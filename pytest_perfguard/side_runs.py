@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pytest_perfguard import guardian, side_plugin
 from pytest_perfguard.errors import ComparisonError, RevisionError, RunFileError
 from pytest_perfguard.observed import Observed, observed
 from pytest_perfguard.runs import read_run
-from pytest_perfguard.sides import Side
+from pytest_perfguard.sides import Side, environment_of
 
 # The two revisions are judged by each other alone.
 UNJUDGED = (
@@ -44,11 +43,8 @@ class SideRuns:
     on_test: Callable[[int], object] = field(default=lambda _: None)
     _count: int = 0
 
-    def count(self, side: Side, tests: Iterable[str] = ()) -> Observed:
-        """Run the tests of a side once, to see what they do.
-
-        Args:
-            tests: node ids; all that the arguments select if there are none.
+    def count(self, side: Side) -> Observed:
+        """Run all tests of a side once that the arguments select, to see what they do.
 
         Raises:
             RevisionError: if pytest does not understand its arguments.
@@ -57,7 +53,7 @@ class SideRuns:
         folder = self.folder(f"{side.label}-counts")
         result = folder / "run.json"
         output, code = self._run(
-            side, folder, tests, "--perfguard", f"--perfguard-json={result}",
+            side, folder, (), "--perfguard", f"--perfguard-json={result}",
             "--perfguard-profile=never", *UNJUDGED, *_WHOLE,
         )  # fmt: skip
         if code == _WRONG_USAGE:
@@ -102,13 +98,12 @@ class SideRuns:
         if chosen := [*tests]:
             # Chosen among what the arguments select, since an id may hold anything.
             folder.joinpath(side_plugin.CHOSEN).write_text(json.dumps(chosen), encoding="utf-8")
-        environment = with_reports(side, folder).environment
         output = folder / "output.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603 - the user's pytest
                 [str(side.python), "-m", "pytest", "-p", "no:cacheprovider", *arguments],
                 cwd=side.folder,
-                env={**_environment(), **environment},
+                env=environment_of(with_reports(side, folder)),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -125,19 +120,11 @@ class SideRuns:
         return output.read_text("utf-8", "replace").strip()[-_MAX_OUTPUT:], code
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment, without what another pytest has told its own processes."""
-    told = ("PYTEST_CURRENT_TEST", "PYTEST_XDIST")
-    return {name: value for name, value in os.environ.items() if not name.startswith(told)}
-
-
 def with_reports(side: Side, folder: Path) -> Side:
     """Return the side with its processes reporting into another folder."""
     wish = json.loads(side.environment[side_plugin.VARIABLE])
     told = json.dumps({**wish, "folder": str(folder)})
-    return Side(
-        side.label, side.folder, side.python, {**side.environment, side_plugin.VARIABLE: told}
-    )
+    return replace(side, environment={**side.environment, side_plugin.VARIABLE: told})
 
 
 def origins(folder: Path) -> tuple[Mapping[str, str], ...]:

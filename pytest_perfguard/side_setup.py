@@ -16,8 +16,7 @@ import pytest_perfguard
 from pytest_perfguard import guardian, side_plugin, trees
 from pytest_perfguard.errors import ComparisonError
 from pytest_perfguard.observed import Observed
-from pytest_perfguard.sides import Side
-from pytest_perfguard.wire import SIDE
+from pytest_perfguard.sides import SIDE, Side
 
 _MAX_OUTPUT = 2_000
 
@@ -123,7 +122,7 @@ def set_up(side: Side, command: str, workspace: Path) -> Side:
         )
     for python in (".venv/bin/python", ".venv/Scripts/python.exe"):
         if (side.folder / python).exists():
-            return Side(side.label, side.folder, side.folder / python, side.environment)
+            return replace(side, python=side.folder / python)
     return side
 
 

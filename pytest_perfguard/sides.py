@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,3 +23,22 @@ class Side:
     folder: Path
     python: Path
     environment: Mapping[str, str]
+
+
+# Which side a process is; tests may read it, to keep what both use apart.
+SIDE = "PERFGUARD_SIDE"
+# What another pytest has told its own processes.
+_NOT_PASSED_ON = frozenset(
+    {
+        "PYTEST_CURRENT_TEST",
+        "PYTEST_XDIST_TESTRUNUID",
+        "PYTEST_XDIST_WORKER",
+        "PYTEST_XDIST_WORKER_COUNT",
+    }
+)
+
+
+def environment_of(side: Side) -> dict[str, str]:
+    """Return the environment of the processes of a side: this one's, and its own over it."""
+    known = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    return {**known, SIDE: side.label, **side.environment}

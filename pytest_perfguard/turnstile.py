@@ -21,7 +21,7 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,8 @@ class Turnstile:
         self._root = root
         self._names: Counter[str] = Counter()
         self._problem = ""
+        # Of the calls that were made last.
+        self._times: Times = (0, 0, 0)
         # Why files could not be collected.
         self._errors: dict[str, str] = {}
         self._send("hello", protocol=PROTOCOL)
@@ -175,42 +177,41 @@ class Turnstile:
 
     def _meet(self, call: Callable[[], Any]) -> None:
         __tracebackhide__ = True
-        turns = self._turns()
-        try:
-            calls = next(turns)
-            while True:
+        with self._meeting() as turns:
+            for calls in turns:
                 loops, queued = range(calls), _queued()
                 cpu_before, before = _CLOCK.cpu(), _CLOCK.wall()
                 for _ in loops:
                     call()
                 after, cpu_after = _CLOCK.wall(), _CLOCK.cpu()
-                waited = _since(queued)
-                calls = turns.send((after - before, cpu_after - cpu_before, waited))
-        except StopIteration:
-            return
-        except BaseException as error:
-            self._leave(turns, error)
-            raise
+                self._times = after - before, cpu_after - cpu_before, _since(queued)
 
     async def _meet_async(self, call: Callable[[], Awaitable[Any]]) -> None:
         __tracebackhide__ = True
         await self._until_met()
-        turns = self._turns()
-        try:
-            calls = next(turns)
-            while True:
+        with self._meeting() as turns:
+            for calls in turns:
                 loops, queued = range(calls), _queued()
                 cpu_before, before = _CLOCK.cpu(), _CLOCK.wall()
                 for _ in loops:
                     await call()
                 after, cpu_after = _CLOCK.wall(), _CLOCK.cpu()
-                waited = _since(queued)
-                calls = turns.send((after - before, cpu_after - cpu_before, waited))
-        except StopIteration:
-            return
-        except BaseException as error:
-            self._leave(turns, error)
-            raise
+                self._times = after - before, cpu_after - cpu_before, _since(queued)
+
+    @contextmanager
+    def _meeting(self) -> Iterator[Iterator[int]]:
+        """Give how many calls to make, as the coordinator says; tell it of what they raise."""
+        __tracebackhide__ = True
+        with closing(self._turns()) as turns:
+            try:
+                yield turns
+            except BaseException as error:
+                # Before anybody is told, the process is as it was.
+                turns.close()
+                if not isinstance(error, WireClosed | pytest.exit.Exception):
+                    text = f"{type(error).__name__}: {error}".splitlines()[0]
+                    self._send("raised", text=text[:_MAX_REASON])
+                raise
 
     async def _until_met(self) -> None:
         """Let the event loop run until the coordinator has something to say."""
@@ -228,8 +229,8 @@ class Turnstile:
         finally:
             loop.remove_reader(self._wire.fileno())
 
-    def _turns(self) -> Generator[int, Times, None]:
-        """Do as the coordinator says: yield how many calls to make, and be sent their times."""
+    def _turns(self) -> Generator[int, None, None]:
+        """Do as the coordinator says: yield how many calls to make, whose times are noted then."""
         with ExitStack() as stack:
             while True:
                 order = self._receive()
@@ -239,30 +240,24 @@ class Turnstile:
                         stack.enter_context(frozen())
                         self._send("pin", reason=pinning.reason)
                     case "warm up":
-                        fastest = yield from _warm_up(order["calls"], order["seconds"])
+                        fastest = yield from self._warm_up(order["calls"], order["seconds"])
                         self._send("warm up", wall=fastest)
                     case "run":
-                        wall, cpu, queued = yield order["calls"]
+                        yield order["calls"]
+                        wall, cpu, queued = self._times
                         self._send("run", wall=wall, cpu=cpu, queued=queued)
                     case _:
                         return
 
-    def _leave(self, turns: Generator[int, Times, None], error: BaseException) -> None:
-        turns.close()
-        if not isinstance(error, WireClosed | pytest.exit.Exception):
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            self._send("raised", text=text[:_MAX_REASON])
-
-
-def _warm_up(calls: int, seconds: float) -> Generator[int, Times, int]:
-    """Make calls as they come, for a limited time, and return how long the fastest took."""
-    fastest, end = math.inf, _CLOCK.wall() + seconds * 1e9
-    for number in range(calls):
-        if number and _CLOCK.wall() > end:
-            break
-        wall, _, _ = yield 1
-        fastest = min(fastest, wall)
-    return int(fastest)
+    def _warm_up(self, calls: int, seconds: float) -> Generator[int, None, int]:
+        """Make calls as they come, for a limited time, and return how long the fastest took."""
+        fastest, end = math.inf, _CLOCK.wall() + seconds * 1e9
+        for number in range(calls):
+            if number and _CLOCK.wall() > end:
+                break
+            yield 1
+            fastest = min(fastest, self._times[0])
+        return int(fastest)
 
 
 def _queued() -> dict[str, int]:

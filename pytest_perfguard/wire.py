@@ -15,8 +15,6 @@ from typing import Any
 PROTOCOL = 1
 # Number of the worker's end of the wire.
 DESCRIPTOR = "PERFGUARD_TURNSTILE"
-# Which side a worker is; tests may read it, to keep what both use apart.
-SIDE = "PERFGUARD_SIDE"
 _CHUNK = 1 << 16
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -61,7 +62,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write it for a pull request")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write it as a page")
     parser.add_argument(
-        "--json", type=Path, metavar="DIR", help="write base/run.json, head/run.json and pictures"
+        "--json",
+        type=Path,
+        metavar="DIR",
+        help="write base/run.json, head/run.json, times.json and pictures",
     )
     parser.set_defaults(run=_ab)
 
@@ -108,6 +112,7 @@ def _ab(options: argparse.Namespace) -> int:
 
 
 def _write(comparison: Comparison, options: argparse.Namespace) -> None:
+    from pytest_perfguard.github_actions import append_to_summary  # noqa: PLC0415
     from pytest_perfguard.naming import safe_name  # noqa: PLC0415
     from pytest_perfguard.reports.ab_markdown import markdown  # noqa: PLC0415
     from pytest_perfguard.reports.ab_page import page  # noqa: PLC0415
@@ -122,17 +127,16 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> None:
     if options.json:
         for label, run in zip(("base", "head"), comparison.runs, strict=True):
             write_run(run, options.json / label / "run.json")
+        timed = [duet.to_dict() for test in comparison.compared for duet in test.duets]
+        write_report(json.dumps(timed, indent=1) + "\n", options.json / "times.json")
         for test in comparison.compared:
             for moved in test.moved:
                 if moved.picture:
                     name = safe_name(f"{test.nodeid} {moved.call}")
                     write_report(moved.picture, options.json / f"{name}.svg")
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        try:
-            with Path(summary).open("a", encoding="utf-8") as file:
-                file.write(markdown(comparison))
-        except OSError as error:
-            raise RunFileError(f"{summary} cannot be written: {error.strerror}") from error
+    told = append_to_summary(markdown(comparison))
+    if told.startswith("warning: "):
+        raise RunFileError(told.removeprefix("warning: "))
 
 
 class _Progress:

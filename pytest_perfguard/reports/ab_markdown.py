@@ -40,11 +40,11 @@ def markdown(comparison: Comparison) -> str:
         lines += ["", "| | test | what | base → head |", "|---|---|---|---|", *rows[:_MAX_ROWS]]
         if len(rows) > _MAX_ROWS:
             lines += ["", f"... and {len(rows) - _MAX_ROWS:,} more."]
-    failing = [test for test in comparison.compared if any(g.fails for g in test.grades)]
+    failing = [test for test in comparison.compared if test.fails]
     for test in failing[:_MAX_EXPLAINED]:
         title = f"{test.nodeid}: {' and '.join(worse(test))}"
         lines += _folded(title, explained(test), is_open=len(failing) == 1)
-    others = [test for test in comparison.compared if test not in failing]
+    others = [test for test in comparison.compared if not test.fails]
     for test in others[:_MAX_EXPLAINED]:
         if told := brief(test):
             lines += _folded(f"{test.nodeid}: {test.grade}", told)

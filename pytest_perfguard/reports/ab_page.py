@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from pytest_perfguard import duet
 from pytest_perfguard.ab_results import Compared, Comparison, Grade
 from pytest_perfguard.duet import DuetResult
 from pytest_perfguard.reports.ab_text import about_times, brief, explained
@@ -58,7 +57,7 @@ def page(comparison: Comparison) -> str:
 
 
 def _section(test: Compared) -> Iterable[str]:
-    failing = any(grade.fails for grade in test.grades)
+    failing = test.fails
     lines = explained(test) if failing else brief(test)
     if not lines and not any(each.meetings for each in test.duets):
         return
@@ -82,7 +81,9 @@ def _distributions(result: DuetResult) -> Iterable[str]:
     head = [seconds for meeting in result.meetings for seconds in meeting.head.cpu]
     if not base or not head:
         return
-    effects = ", ".join(f"{100 * effect:+.1f} %" for effect in (result.cpu or _NONE).effects)
+    effects = ", ".join(
+        f"{100 * effect:+.1f} %" for effect in (result.cpu.effects if result.cpu else ())
+    )
     yield f"<figure>{histograms(base, head)}<figcaption>{_text(result.call)}:"
     yield (
         f"{_text(result.text)}; "
@@ -90,9 +91,6 @@ def _distributions(result: DuetResult) -> Iterable[str]:
         f'<span class="key head">head {_median(head)}</span>; {len(base):,} pairs of blocks, '
         f"{_text(effects)}</figcaption></figure>"
     )
-
-
-_NONE = duet.Outcome(duet.Verdict.NOT_COMPARABLE, (), 0.0)
 
 
 def histograms(base: Sequence[float], head: Sequence[float]) -> str:

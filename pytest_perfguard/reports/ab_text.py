@@ -32,7 +32,7 @@ def text(comparison: Comparison, width: int = 100) -> str:
     ]
     explained_by: dict[frozenset[str], str] = {}
     for test in comparison.compared:
-        if any(grade.fails for grade in test.grades):
+        if test.fails:
             # What one function does is often seen by many tests.
             moved = operations(test)
             first = explained_by.setdefault(moved, test.nodeid) if moved else ""

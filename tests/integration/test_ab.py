@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -276,6 +277,7 @@ def test_what_is_slower_is_told_with_what_moved(
         "SLOWER tests/test_shop.py::test_times\n  work: slower by 30 %\n      profiled: "
     ) in shown
     assert re.search(r"\n      \+[\d.]+ ms in `sum` under `slow` \(new\)\n", shown)
+    assert [each["call"] for each in json.loads(out.joinpath("times.json").read_text())] == ["work"]
     (picture,) = out.glob("*.svg")
     assert "slow" in picture.read_text("utf-8")
     page = out.joinpath("ab.html").read_text("utf-8")

@@ -121,6 +121,16 @@ def test_raises_in_its_turn(perf):
     perf.time(call, name="call", rounds=5)
 
 
+def test_runs_out(perf):
+    left = iter(range(25))
+
+    def call():
+        work(3000)
+        next(left)
+
+    perf.time(call, name="call", rounds=5)
+
+
 if IS_HEAD:
 
     def test_only_in_head(perf):
@@ -257,6 +267,8 @@ def test_both_sides_have_the_same_core_and_never_run_at_once(
         ("test_lacks_a_call new", "head came to it, base ended its test without it"),
         ("test_fails_on_base work", "the test did not pass on base: AssertionError: not there yet"),
         ("test_raises_in_its_turn call", "head raised ValueError: used up"),
+        # Which ends loops of the turnstile's own, too, if it is not told from theirs.
+        ("test_runs_out call", "raised StopIteration"),
         ("test_only_in_head", "base has no such test"),
         ("test_dies", "base was killed (SIGKILL) before it could end test_calls.py::test_dies"),
         ("test_hangs", "head did not come to work, where base waited, within"),
