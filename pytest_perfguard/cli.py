@@ -25,7 +25,8 @@ from pytest_perfguard.commands import (
     prune,
     report,
 )
-from pytest_perfguard.commands.exit_codes import FAULT, OK, USAGE
+from pytest_perfguard.commands.exit_codes import FAULT, USAGE
+from pytest_perfguard.commands.printing import patient_output
 from pytest_perfguard.errors import MetricError, PerfguardError, UsageError
 
 _COMMANDS = (report, compare, ab, history, doctor, explain, flamediff, prune, completion)
@@ -40,12 +41,17 @@ _EPILOG = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one for each way
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     # What a terminal cannot show is written out, not refused.
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
-    own, after = ab.split(sys.argv[1:] if arguments is None else [*arguments])
+    with patient_output():
+        return _run(sys.argv[1:] if arguments is None else [*arguments])
+
+
+def _run(arguments: list[str]) -> int:
+    own, after = ab.split(arguments)
     options = _parser().parse_args(own)
     options.pytest_arguments = after
     try:
@@ -57,10 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one 
     except PerfguardError as error:
         print(f"perfguard: {error}", file=sys.stderr)
         return FAULT
-    except BrokenPipeError:
-        # Whoever reads has seen enough, as head has. Python must not flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except OSError as error:
         print(f"perfguard: what was to be said cannot be written: {error}", file=sys.stderr)
         return FAULT

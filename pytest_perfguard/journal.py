@@ -8,7 +8,7 @@ artefacts, and the operating system holds a lock on it for as long as the proces
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -46,14 +46,13 @@ class Journal:
 
     def note(self, nodeid: str) -> None:
         """Note that a test was measured."""
-        if self._file is not None:
-            with suppress(OSError):
-                self._write(nodeid.replace("\n", " ") + "\n")
+        self._write(nodeid.replace("\n", " ") + "\n")
 
     def _write(self, line: str) -> None:
         if self._file is not None:
-            self._file.write(line)
-            self._file.flush()
+            with suppress(OSError):
+                self._file.write(line)
+                self._file.flush()
 
     def end(self) -> None:
         """End: the files are written."""
@@ -105,9 +104,6 @@ def _remove(path: Path, lock: FileLock) -> None:
     lock.release()
     with suppress(OSError):
         Path(lock.lock_file).unlink(missing_ok=True)
-        _remove_empty((path.parent, path.parent.parent))
-
-
-def _remove_empty(folders: Iterable[Path]) -> None:
-    for folder in folders:
-        folder.rmdir()
+        # If there is nothing else in them.
+        path.parent.rmdir()
+        path.parent.parent.rmdir()

@@ -377,7 +377,7 @@ class Run(_Data):
         notices: what is to be said of the suite as a whole; warnings begin with ``warning:``.
         lost: node ids of tests that were measured by a process which died with what it knew.
         trends: how the numbers went over the last runs, where a history is kept; see
-            :func:`pytest_perfguard.trends.trends`.
+            :func:`pytest_perfguard.trends.drawable`.
         profiles: of tests that were run once more under a profiler, by node id: stacks and seconds
             as ``stacks.Profile`` gives them, small enough to be kept, the one to look at first.
     """

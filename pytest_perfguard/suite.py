@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ class Suite:
         self._started = datetime.now(UTC)
         self._journal: Journal | None = None
         self._lost_sessions: list[str] = []
-        self._records: dict[str, Mapping[str, Any]] = {}
+        self._records: dict[str, Record] = {}
         self._rules: dict[str, int] = {}
         self._waivers: set[str] = set()
         self._broken_waivers: set[str] = set()
@@ -96,7 +97,7 @@ class Suite:
 
     def add_record(self, record: Mapping[str, Any]) -> None:
         """Keep the record of a test; a rerun's replaces the one before."""
-        self._records[record["nodeid"]] = record
+        self._records[record["nodeid"]] = Record.from_dict(record)
         if self._journal is not None:
             self._journal.note(record["nodeid"])
 
@@ -151,11 +152,10 @@ class Suite:
         if reason := why_not_compared(config):
             self._approvals.append(Approval([f"warning: {reason}"]))
         gate, late_ones = TimeGate(config, level), dict[str, Record]()
-        records = {nodeid: Record.from_dict(data) for nodeid, data in self._records.items()}
-        for record in gate.settle(measured, records, green=not session.testsfailed):
-            before = records[record.nodeid]
-            late = record.fails and not before.fails
-            self.add_record((replace(record, outcome="failed") if late else record).to_dict())
+        known = dict(self._records)
+        for record in gate.settle(measured, known, green=not session.testsfailed):
+            late = record.fails and not known[record.nodeid].fails
+            self._records[record.nodeid] = replace(record, outcome="failed") if late else record
             if late:
                 late_ones[record.nodeid] = record
         profiles = LateProfiles(config, self._profiles)
@@ -222,7 +222,7 @@ class Suite:
 
     def records(self) -> list[Record]:
         """Return what was measured so far."""
-        return [Record.from_dict(record) for record in self._records.values()]
+        return list(self._records.values())
 
     def close(self, session: pytest.Session, terminal: pytest.TerminalReporter | None) -> None:
         """Put together what there is to say of the session; nothing is added after that."""
@@ -287,7 +287,7 @@ class Suite:
             if not path:
                 continue
             try:
-                text = render(public(self._finished()), OUTPUTS[name])
+                text = render(self._public, OUTPUTS[name])
                 write_report(text, config.invocation_params.dir / path)
             except (RunFileError, MissingExtraError) as error:
                 self._written.append(f"warning: {error}")
@@ -297,7 +297,7 @@ class Suite:
                 place = os.path.normpath(config.invocation_params.dir / path)
                 self._written.append(f"{what} written to {place}")
         if self._speaks(config) and is_told(config):
-            self._written += filter(None, [add_to_summary(public(self._finished()))])
+            self._written += filter(None, [add_to_summary(self._public)])
         if self._journal is not None:
             self._journal.end()
         return complete
@@ -307,6 +307,11 @@ class Suite:
         run, asked = self._finished(), bool(option(config, ""))
         said = run.notices or asked or self._written or self._profiles or self._approvals
         return bool(run.records or said) and not config.getoption("collectonly")
+
+    @cached_property
+    def _public(self) -> Run:
+        """The run as it may stand in files; it does not change once the session is closed."""
+        return public(self._finished())
 
     def _finished(self) -> Run:
         if self._run is None:
@@ -335,7 +340,7 @@ class Suite:
             title = line.endswith(":") and not line.startswith(" ")
             markup = {"yellow": True} if line.startswith("warning:") else {"bold": title}
             terminal.write_line(line, **markup)
-        for command in commands(public(run)) if is_told(config) else ():
+        for command in commands(self._public) if is_told(config) else ():
             terminal.write_line(command)
 
     def _told_of_profiles(self, config: pytest.Config) -> list[str]:

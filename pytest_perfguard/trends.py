@@ -26,7 +26,7 @@ from pytest_perfguard.creep import (
 )
 from pytest_perfguard.history import History, Series, StoredRun
 from pytest_perfguard.metrics import METRICS
-from pytest_perfguard.model import Record, Run
+from pytest_perfguard.model import Run
 from pytest_perfguard.units import Unit, show
 
 # Runs that are looked at, the newest of a branch: what is older has been lived with.
@@ -123,7 +123,7 @@ def keep(
         top: how many series are told of.
 
     Returns:
-        What was done, in words; what is to be said of the suite; and the data of :func:`trends`.
+        What was done, in words; what is to be said of the suite; and the data of :func:`drawable`.
 
     Raises:
         HistoryError: if the run cannot be added: there may be nothing to add.
@@ -137,9 +137,9 @@ def keep(
     branch = run.source.get("branch", "")
     runs = newest_runs(history, branch=branch, since=None, limit=WINDOW)
     series = history.series(runs, metrics=JUDGED, changing=True)
-    notices = told(judge(runs, series), top)
+    checked = judge(runs, series)
     nodeids = {record.nodeid for record in run.records}
-    return [said], notices, drawable(runs, series, nodeids, DRAWN)
+    return [said], told(checked, top), drawable(checked, series, nodeids, DRAWN)
 
 
 def told(checked: Checked, top: int) -> list[str]:
@@ -252,13 +252,8 @@ def _together(
     )
 
 
-def trends(
-    url: str,
-    records: Iterable[Record],
-    *,
-    root: Path | None = None,
-    branch: str | None = None,
-    drawn: int = DRAWN,
+def drawable(
+    checked: Checked, series: Sequence[Series], nodeids: Collection[str], drawn: int
 ) -> dict[str, Any]:
     """Return how the numbers of some tests went, as JSON data that a report can be drawn from.
 
@@ -266,31 +261,16 @@ def trends(
     ``commit``, ``branch`` and ``environment``. ``series`` are ordered by ``nodeid`` and
     ``metric``, each with ``databases``, ``unit``, ``median`` and ``values``: one for each run, in
     the base unit and rounded to four digits, None where the test has none. ``change`` is None, or
-    what :func:`check` found: ``kind``, ``at`` (index into ``runs``), ``before``, ``after`` and
-    ``text``. A metric that had the same value in all runs has no series.
+    what was found: ``kind``, ``at`` (index into ``runs``), ``before``, ``after`` and ``text``. A
+    metric that had the same value in all runs has no series.
 
     Args:
-        url: of the history.
-        records: the tests that are wanted.
-        root: what a relative file of SQLite is below.
-        branch: by default that of the newest run.
-
-    Raises:
-        HistoryError: if the history cannot be read.
+        checked: what was found in the series.
+        nodeids: the tests that are wanted.
+        drawn: how many runs.
     """
-    history = History(url, root or Path.cwd())
-    runs = newest_runs(history, branch=branch, since=None, limit=WINDOW)
-    found = history.series(runs, metrics=JUDGED, changing=True)
-    return drawable(runs, found, {record.nodeid for record in records}, drawn)
-
-
-def drawable(
-    runs: Sequence[StoredRun], series: Sequence[Series], nodeids: Collection[str], drawn: int
-) -> dict[str, Any]:
-    """Return the data of :func:`trends`."""
-    checked = judge(runs, series)
     changes = {id(worsening.series): worsening for worsening in checked.worse}
-    shown = runs[-drawn:]
+    shown = checked.runs[-drawn:]
     order = {run.id: index for index, run in enumerate(shown)}
     return {
         "runs": [

@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 from pytest_perfguard.commands.exit_codes import BREACH, OK
-from pytest_perfguard.commands.printing import say
+from pytest_perfguard.commands.printing import add_output, deliver
 from pytest_perfguard.errors import LimitError, RunFileError
 from pytest_perfguard.reports.comparison_report import markdown, text
 from pytest_perfguard.run_comparison import compare_runs
-from pytest_perfguard.runs import read_run, write_report
+from pytest_perfguard.runs import read_run
 from pytest_perfguard.units import Unit, parse
 
 
@@ -35,15 +35,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="judge times, too: by how much they may be longer, such as 50%%; they are only told "
         "otherwise, as two runs know nothing of the noise of their machines",
     )
-    parser.add_argument(
-        "--format",
-        choices=("text", "markdown", "json"),
-        default="text",
-        help="what it becomes (default: %(default)s)",
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="where it goes (default: printed)"
-    )
+    add_output(parser, ("text", "markdown", "json"))
     parser.set_defaults(run=_compare)
 
 
@@ -66,10 +58,7 @@ def _compare(options: argparse.Namespace) -> int:
             shown = markdown(found)
         case _:
             shown = json.dumps(found.to_dict(), indent=1, ensure_ascii=False) + "\n"
-    if options.output is None:
-        say(shown, encoding=None if options.format == "text" else "utf-8")
-    else:
-        write_report(shown, options.output)
+    deliver(shown, options)
     if not found.compared:
         raise RunFileError(
             f"{options.first} and {options.second} have no test in common that can be compared"

@@ -17,7 +17,7 @@ from pytest_perfguard.errors import HistoryError, UsageError
 from pytest_perfguard.history import DEFAULT, History, Series, StoredRun
 from pytest_perfguard.metrics import METRICS, lookup
 from pytest_perfguard.reports.trend_chart import chart
-from pytest_perfguard.trends import Worsening, check, newest_runs, place, title, told
+from pytest_perfguard.trends import Worsening, check, newest_runs, place, title
 from pytest_perfguard.units import Unit, several, show
 
 _LISTED = 20
@@ -142,8 +142,8 @@ def _check(history: History, options: argparse.Namespace) -> int:
             if one.series.metric == metric and one.series.nodeid in nodeids
         ]
         checked = replace(checked, worse=tuple(found))
-    for line in told(checked, top=sys.maxsize):
-        print(line.removeprefix("warning: worse over many runs: "))
+    for found_one in (*checked.worse, *filter(None, [checked.together])):
+        print(found_one)
     runs = several(len(checked.runs), "run")
     summary = f"{runs} of {checked.branch or 'no branch'}: "
     if len(checked.runs) < 2 * HELD:

@@ -2,27 +2,86 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from pytest_perfguard.runs import write_report
 
 
-def say(text: str, *, encoding: str | None = None) -> None:
-    """Print text that ends with its own newline.
+class _Patient:
+    """Standard output that writes nowhere once its reader has seen enough, as head has."""
 
-    Whoever reads may have seen enough, as head has: then the rest goes nowhere.
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
 
-    Args:
-        text: what to print.
-        encoding: that of a file format, whatever the terminal's is.
-    """
+    def write(self, text: str) -> int:
+        """Write text, or pretend to."""
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self.stop()
+            return len(text)
+
+    def flush(self) -> None:
+        """Write what has been held back."""
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self.stop()
+
+    def stop(self) -> None:
+        """Send what is still to come nowhere: Python must not flush into the pipe at exit."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def patient_output() -> Iterator[None]:
+    """Let commands print whether or not anybody reads it."""
+    with redirect_stdout(cast("TextIO", _Patient(sys.stdout))):
+        yield
+
+
+def _say_in(encoding: str, text: str) -> None:
+    """Print a file format in its encoding, whatever that of the terminal is."""
     buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None:
+        sys.stdout.write(text)
+        return
+    sys.stdout.flush()
     try:
-        if encoding is None or buffer is None:
-            sys.stdout.write(text)
-        else:
-            sys.stdout.flush()
-            buffer.write(text.encode(encoding, "backslashreplace"))
-        sys.stdout.flush()
+        buffer.write(text.encode(encoding, "backslashreplace"))
+        buffer.flush()
     except BrokenPipeError:
-        # Python must not flush into the pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        cast("_Patient", sys.stdout).stop()
+
+
+def add_output(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
+    """Add the options of a command that prints one of several formats, or writes it."""
+    parser.add_argument(
+        "--format", choices=formats, default="text", help="what it becomes (default: %(default)s)"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="where it goes (default: printed)"
+    )
+
+
+def deliver(text: str, options: argparse.Namespace) -> None:
+    """Print or write what was asked for by the options of :func:`add_output`.
+
+    Raises:
+        RunFileError: if the file cannot be written.
+    """
+    if options.output is not None:
+        write_report(text, options.output)
+    elif options.format == "text":
+        print(text, end="")
+    else:
+        _say_in("utf-8", text)

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 from pytest_perfguard.commands.exit_codes import BREACH, OK
-from pytest_perfguard.commands.printing import say
+from pytest_perfguard.commands.printing import add_output, deliver
 from pytest_perfguard.errors import RunFileError
 from pytest_perfguard.reports.formats import FORMATS, render
 from pytest_perfguard.reports.terminal import text
-from pytest_perfguard.runs import read_run, write_report
+from pytest_perfguard.runs import read_run
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,12 +26,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "file", type=Path, metavar="RUN.json", help="what pytest --perfguard-json=RUN.json wrote"
     )
-    parser.add_argument(
-        "--format", choices=FORMATS, default="text", help="what it becomes (default: %(default)s)"
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="where it goes (default: printed)"
-    )
+    add_output(parser, FORMATS)
     parser.add_argument("--top", type=int, default=5, metavar="N", help="length of lists in text")
     parser.set_defaults(run=_report)
 
@@ -47,8 +42,5 @@ def _report(options: argparse.Namespace) -> int:
         raise RunFileError(
             f"{options.file} holds what no run of this version does: {error!r}"
         ) from error
-    if options.output is None:
-        say(shown, encoding=None if options.format == "text" else "utf-8")
-    else:
-        write_report(shown, options.output)
+    deliver(shown, options)
     return BREACH if run.fails else OK

@@ -108,12 +108,17 @@ def _judged_spans(record: Record) -> list[Span]:
     """Return the span of each breach; of several requests of one name, the one that was judged."""
     found: dict[str, Span] = {}
     for verdict in record.breaches:
-        metric = METRICS[verdict.metric]
-        spans = [span for span in record.span.walk() if span.name == verdict.span]
-        judged = [span for span in spans if metric.measure(span) == verdict.value]
-        for span in (judged or spans)[:1]:
+        if span := judged_span(record, verdict):
             found.setdefault(span.name, span)
     return list(found.values())
+
+
+def judged_span(record: Record, verdict: Verdict) -> Span | None:
+    """Return the span that a verdict is about: of several of one name, the one with its value."""
+    spans = [span for span in record.span.walk() if span.name == verdict.span]
+    metric = METRICS[verdict.metric]
+    judged = (span for span in spans if metric.measure(span) == verdict.value)
+    return next(judged, spans[0] if spans else None)
 
 
 def _where(span: Span) -> str:
@@ -262,6 +267,20 @@ def _faster(known: Mapping[str, float], wanted: set[str]) -> str:
     if known["cpu"] > median / _APART:
         return f"it computes for most of that time: {PROFILE}, and do less for each round"
     return "it waits for most of that time: look for what it waits for, and for how often"
+
+
+def open_candidates(records: Iterable[Record]) -> list[tuple[Finding, int]]:
+    """Return what repeats and is not waived, the heaviest first, each with how many tests do it."""
+    tests: dict[tuple[object, ...], set[str]] = {}
+    spans = []
+    for record in records:
+        for span in record.span.walk():
+            spans.append(span)
+            for finding in span.findings:
+                if finding.waiver is None:
+                    tests.setdefault(place(finding), set()).add(record.nodeid)
+    open_ones = [finding for finding in merged_findings(spans) if finding.waiver is None]
+    return [(finding, len(tests[place(finding)])) for finding in open_ones]
 
 
 def merged_findings(spans: Iterable[Span]) -> list[Finding]:

@@ -19,6 +19,7 @@ from pytest_perfguard.reports.evidence import (
     changed,
     compared,
     evidence,
+    judged_span,
     merged_tallies,
     repeats,
     told_of,
@@ -124,7 +125,7 @@ class Problem:
         else:
             lines = [worst.text, *(f"    {v.reason}" for v in verdicts if v.reason)]
             names = {v.metric for v in verdicts if v.status in _MEASURED}
-            span = _judged(worst.record, verdicts[0]) if verdicts else None
+            span = judged_span(worst.record, verdicts[0]) if verdicts else None
             lines += evidence(span, names, width) if span and names else []
         return [line[:_MAX_CAUSE] for line in (*lines, *changed(verdicts))]
 
@@ -160,7 +161,7 @@ def _text(verdict: Verdict) -> str:
 def _cause(record: Record, verdict: Verdict) -> Cause | None:
     if verdict.status not in _MEASURED:
         return None
-    span = _judged(record, verdict)
+    span = judged_span(record, verdict)
     if span is None:
         return None
     metrics = [verdict.metric]
@@ -184,14 +185,6 @@ def _added(record: Record, span: Span, verdict: Verdict) -> list[Cause]:
         # A line that runs another statement instead of one has not added any.
         if tally.probe == metric.probe and str(tally.site) in more - less
     ]
-
-
-def _judged(record: Record, verdict: Verdict) -> Span | None:
-    """Return the span that a verdict is about: of several of one name, the one with its value."""
-    spans = [span for span in record.span.walk() if span.name == verdict.span]
-    metric = METRICS[verdict.metric]
-    judged = (span for span in spans if metric.measure(span) == verdict.value)
-    return next(judged, spans[0] if spans else None)
 
 
 def _key(breach: Breach) -> tuple[object, ...]:

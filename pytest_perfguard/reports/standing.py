@@ -46,9 +46,12 @@ def closest(records: Iterable[Record]) -> list[tuple[float, Record, list[Verdict
         kept = [v for v in record.verdicts if v.rule is Rule.BUDGET and v.status is Status.OK]
         kept = sorted((v for v in kept if used(v)), key=lambda v: (_is_exact(v), -used(v)))
         # Of several spans of a test, the one that came closest.
-        kept = list({v.metric: v for v in reversed(kept)}.values())[::-1]
-        if kept:
-            found.append((used(kept[0]), record, kept))
+        nearest: dict[str, Verdict] = {}
+        for verdict in kept:
+            nearest.setdefault(verdict.metric, verdict)
+        if nearest:
+            first, *_ = nearest.values()
+            found.append((used(first), record, list(nearest.values())))
     return sorted(found, key=lambda entry: (_is_exact(entry[2][0]), -entry[0], entry[1].nodeid))
 
 

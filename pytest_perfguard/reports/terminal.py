@@ -9,7 +9,14 @@ from statistics import median
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.metrics import IN_PROCESS, METRICS, UNCOUNTED
 from pytest_perfguard.model import Record, Rule, Run, Span, Status, Tally, Verdict
-from pytest_perfguard.reports.evidence import cache_faults, cause, failure, merged_findings
+from pytest_perfguard.reports.evidence import (
+    cache_faults,
+    cause,
+    compared,
+    failure,
+    merged_findings,
+    open_candidates,
+)
 from pytest_perfguard.reports.standing import closest, not_judged, of_limit
 from pytest_perfguard.units import Unit, several, show
 from pytest_perfguard.visible import visible
@@ -139,11 +146,8 @@ def _baselines(records: Iterable[Record], top: int, width: int) -> list[str]:
     waived: dict[str, list[str]] = {}
     for record, verdict in verdicts:
         if verdict.waiver:
-            unit = METRICS[verdict.metric].unit
-            sign = "<" if METRICS[verdict.metric].higher_is_better else ">"
-            value = f"{show(verdict.value, unit)} {sign} {show(verdict.limit, unit)}"
             waived.setdefault(f"waived {verdict.waiver}", []).append(
-                f"  {verdict.metric} {value} in {record.nodeid}"
+                f"  {verdict.metric} {compared(verdict)} in {record.nodeid}"
             )
     for title, breaches in waived.items():
         lines += [title, *_some(breaches, top)]
@@ -198,22 +202,16 @@ def _most_repeats(run: Run, top: int, width: int) -> list[str]:
 
 
 def _candidates(run: Run, top: int, width: int) -> list[str]:
-    tests: dict[tuple[object, ...], set[str]] = {}
-    for record in run.records:
-        for span in record.span.walk():
-            for finding in span.findings:
-                tests.setdefault(_line(finding.tally), set()).add(record.nodeid)
-    spans = (span for record in run.records for span in record.span.walk())
-    found = [f for f in merged_findings(spans) if "n_plus_one" in f.metric]
-    open_ones = [finding for finding in found if finding.waiver is None]
+    open_ones = [each for each in open_candidates(run.records) if "n_plus_one" in each[0].metric]
     lines = [f"{several(len(open_ones), 'candidate N+1')}:"] if open_ones else []
-    for finding in open_ones[: max(top, 1)]:
+    for finding, tests in open_ones[: max(top, 1)]:
         first, *rest = cause(finding, width - 2)
-        lines.append(f"  {first}, in {several(len(tests[_line(finding.tally)]), 'test')}")
+        lines.append(f"  {first}, in {several(tests, 'test')}")
         lines += [f"  {line}" for line in rest]
     if len(open_ones) > top:
         lines.append(f"  ... and {len(open_ones) - top} more")
-    waived = len(found) - len(open_ones)
+    spans = (span for record in run.records for span in record.span.walk())
+    waived = sum("n_plus_one" in f.metric and f.waiver is not None for f in merged_findings(spans))
     if waived:
         lines.append(f"{several(waived, 'candidate N+1')} waived by a comment")
     return lines

@@ -108,3 +108,18 @@ def test_verbosity_decides_how_many_budgets_are_shown() -> None:
     first, last = _shown(-2)
     assert first == "warning: mind this"
     assert last.startswith("8 tests measured, ")
+
+
+def test_a_closer_span_of_a_metric_stays_first() -> None:
+    both = record(
+        "a",
+        kept("response_bytes", 90, 100, "one"),
+        kept("http_p95", 0.1, 0.2),
+        kept("response_bytes", 10, 100, "two"),
+    )
+    ((share, _, verdicts),) = closest([both])
+    assert share == pytest.approx(0.9)
+    assert [(v.metric, v.span) for v in verdicts] == [
+        ("response_bytes", "one"),
+        ("http_p95", "test"),
+    ]

@@ -107,9 +107,8 @@ def test_trends_are_plain_data() -> None:
     known = runs(DRAWN + 5)
     values = [3.0] * DRAWN + [4.0] * 5
     short = Series("t::b", "no database", "http_cpu", {1: 0.1, DRAWN + 2: 0.0123456})
-    data = drawable(
-        known, [series(values), short, series([1.0], nodeid="t::other")], {"t::a", "t::b"}, DRAWN
-    )
+    found = [series(values), short, series([1.0], nodeid="t::other")]
+    data = drawable(judge(known, found), found, {"t::a", "t::b"}, DRAWN)
     assert len(data["runs"]) == DRAWN
     assert data["runs"][-1] == {
         "id": DRAWN + 5,
@@ -135,7 +134,7 @@ def test_trends_are_plain_data() -> None:
 
 def test_there_may_be_no_run() -> None:
     assert judge([], []).worse == ()
-    assert drawable([], [], set(), DRAWN)["series"] == []
+    assert drawable(judge([], []), [], set(), DRAWN)["series"] == []
 
 
 def test_the_environment_of_times_is_told_in_words() -> None:

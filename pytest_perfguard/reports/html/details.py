@@ -36,10 +36,11 @@ def details(record: Record, trends: Iterable[Series] = ()) -> dict[str, Any]:
     spans = list(record.span.walk())
     rows = list(islice(_timeline(record.span, 0), _MAX_ROWS + 1))
     operations = _operations(record.span)
+    lines = _lines(record)
     found = {
         "outcome": bounded(record.outcome),
-        "lines": _lines(record),
-        "candidates": _candidates(record),
+        "lines": lines,
+        "candidates": _candidates(record, lines),
         "metrics": _judged(record),
         "others": _unjudged(record),
         "timeline": rows[:_MAX_ROWS],
@@ -68,9 +69,9 @@ def _lines(record: Record) -> list[tuple[str, str]]:
     return shown_lines(lines)
 
 
-def _candidates(record: Record) -> list[list[tuple[str, str]]]:
+def _candidates(record: Record, lines: list[tuple[str, str]]) -> list[list[tuple[str, str]]]:
     """Return what repeats, unless a failure tells of it already."""
-    told = {text for _, text in _lines(record)}
+    told = {text for _, text in lines}
     found = []
     for finding in merged_findings(record.span.walk())[:_MAX_CANDIDATES]:
         lines = shown_lines(cause(finding, _WIDTH))

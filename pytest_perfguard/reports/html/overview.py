@@ -9,14 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_perfguard.metrics import METRICS
-from pytest_perfguard.model import Finding, Level, Record, Rule, Run, Span, Status, Verdict
+from pytest_perfguard.model import Level, Record, Rule, Run, Span, Status, Verdict
 from pytest_perfguard.reports.causes import EXPLAINS
 from pytest_perfguard.reports.evidence import (
     cache_faults,
     cause,
     headline,
     merged_findings,
+    open_candidates,
 )
+from pytest_perfguard.reports.standing import of_limit
 from pytest_perfguard.reports.terminal import denominator
 from pytest_perfguard.units import Unit, several, show
 from pytest_perfguard.visible import visible
@@ -152,21 +154,14 @@ def _tile(title: str, value: str, remark: str, tone: str = "") -> dict[str, str]
 
 def _causes(records: Iterable[Record]) -> list[dict[str, Any]]:
     """Return what to look at first: what repeats in the most places, with line and fix."""
-    tests: dict[tuple[object, ...], set[str]] = {}
-    spans = []
-    for record in records:
-        for span in record.span.walk():
-            spans.append(span)
-            for finding in span.findings:
-                tests.setdefault(_place(finding), set()).add(record.nodeid)
-    open_ones = [finding for finding in merged_findings(spans) if finding.waiver is None]
+    open_ones = open_candidates(records)
     found = []
-    for finding in open_ones[:_MAX_CAUSES]:
+    for finding, tests in open_ones[:_MAX_CAUSES]:
         site = finding.tally.site
         found.append(
             {
                 "lines": shown_lines(cause(finding, _WIDTH)),
-                "tests": several(len(tests[_place(finding)]), "test"),
+                "tests": several(tests, "test"),
                 "search": visible(f"{site.file}:{site.line}") if site else "",
             }
         )
@@ -190,10 +185,6 @@ def _breached(records: Iterable[Record]) -> list[tuple[str, str, str]]:
 
 def _over(record: Record) -> list[str]:
     return list(dict.fromkeys(verdict.metric for verdict in record.breaches))
-
-
-def _place(finding: Finding) -> tuple[object, ...]:
-    return finding.tally.operation, str(finding.tally.site)
 
 
 def shown_lines(lines: Iterable[str]) -> list[tuple[str, str]]:
@@ -315,9 +306,7 @@ def _closest(record: Record) -> tuple[float, str]:
     for verdict in record.verdicts:
         ratio = used(verdict)
         if verdict.rule is Rule.BUDGET and ratio is not None and ratio > best[0]:
-            unit = METRICS[verdict.metric].unit
-            value, limit = show(verdict.value, unit), show(verdict.limit, unit)
-            best = ratio, f"{verdict.metric} {value} of {limit}"
+            best = ratio, of_limit(verdict)
     return best
 
 
