@@ -34,15 +34,46 @@ _Explained = list[tuple[str, Tally, str | None]]
 _Explain = Callable[[Iterable[Tally]], _Explained]
 
 
-def _failed(tallies: Iterable[Tally]) -> _Explained:
-    advice = (
-        "check what the query is built from before it is sent, or catch the error and roll back"
-    )
-    return [
-        (f"{t.sums['errors']:.0f}x {t.label} failed: {t.facts.get('error', '?')}", t, advice)
-        for t in tallies
-        if t.sums.get("errors")
-    ]
+def _each(name: str, title: Callable[[Tally], str], advice: str | None = None) -> _Explain:
+    """Return what names every tally that has a sum of a name, with how much it is."""
+
+    def each(tallies: Iterable[Tally]) -> _Explained:
+        return [(f"{t.sums[name]:.0f}x {title(t)}", t, advice) for t in tallies if t.sums.get(name)]
+
+    return each
+
+
+def _error(tally: Tally) -> str:
+    return f"{tally.label} failed: {tally.facts.get('error', '?')}"
+
+
+_failed = _each(
+    "errors",
+    _error,
+    "check what the query is built from before it is sent, or catch the error and roll back",
+)
+_command_failed = _each("errors", _error)
+_request_failed = _each(
+    "errors",
+    _error,
+    "let what was raised through, to see where: raise_server_exceptions=True, app.testing",
+)
+_leaked = _each(
+    "leaks",
+    lambda _: "checked out a connection that was not given back",
+    "close it: with Session(engine) as session: ..., or with engine.connect() as connection: ...",
+)
+_lasting = _each(
+    "lasting",
+    lambda tally: f"{tally.label} without an expiry",
+    "give it one: ex=300 (seconds), or EXPIRE in the same pipeline",
+)
+# The commands that held up an event loop.
+blocked = _each(
+    "blocking",
+    lambda tally: f"{tally.label} held up the event loop",
+    "await a client of redis.asyncio, or send it from a thread: await asyncio.to_thread()",
+)
 
 
 def _scanned(tallies: Iterable[Tally]) -> _Explained:
@@ -182,18 +213,6 @@ def _seconds(tally: Tally, name: str) -> str:
     return show(tally.sums[name], Unit.SECONDS)
 
 
-def _leaked(tallies: Iterable[Tally]) -> _Explained:
-    advice = (
-        "close it: with Session(engine) as session: ..., or with engine.connect() as connection: "
-        "..."
-    )
-    return [
-        (f"{t.sums['leaks']:.0f}x checked out a connection that was not given back", t, advice)
-        for t in tallies
-        if t.sums.get("leaks")
-    ]
-
-
 def _called_out(tallies: Iterable[Tally]) -> _Explained:
     """List what was waited for while locks were held."""
     advice = "commit first and call then, or call first and write then"
@@ -217,24 +236,6 @@ def _sent(tallies: Iterable[Tally]) -> _Explained:
     ]
 
 
-def blocked(tallies: Iterable[Tally]) -> _Explained:
-    """Name the commands that held up an event loop."""
-    advice = "await a client of redis.asyncio, or send it from a thread: await asyncio.to_thread()"
-    return [
-        (f"{t.sums['blocking']:.0f}x {t.label} held up the event loop", t, advice)
-        for t in tallies
-        if t.sums.get("blocking")
-    ]
-
-
-def _command_failed(tallies: Iterable[Tally]) -> _Explained:
-    return [
-        (f"{t.sums['errors']:.0f}x {t.label} failed: {t.facts.get('error', '?')}", t, None)
-        for t in tallies
-        if t.sums.get("errors")
-    ]
-
-
 def unstable(tallies: Iterable[Tally]) -> _Explained:
     """Name the lookups by such keys; the writes have them from the same place."""
     advice = "build the key from what the result depends on, not from the objects at hand"
@@ -243,15 +244,6 @@ def unstable(tallies: Iterable[Tally]) -> _Explained:
     return [
         (f"{t.label}: the key holds the address of an object ({t.facts.get('object')})", t, advice)
         for t in looked_up or found
-    ]
-
-
-def _lasting(tallies: Iterable[Tally]) -> _Explained:
-    advice = "give it one: ex=300 (seconds), or EXPIRE in the same pipeline"
-    return [
-        (f"{t.sums['lasting']:.0f}x {t.label} without an expiry", t, advice)
-        for t in tallies
-        if t.sums.get("lasting")
     ]
 
 
@@ -283,15 +275,6 @@ def _largest_response(measure: str) -> _Explain:
         return found
 
     return largest
-
-
-def _request_failed(tallies: Iterable[Tally]) -> _Explained:
-    advice = "let what was raised through, to see where: raise_server_exceptions=True, app.testing"
-    return [
-        (f"{t.sums['errors']:.0f}x {t.label} failed: {t.facts.get('error', '?')}", t, advice)
-        for t in tallies
-        if t.sums.get("errors")
-    ]
 
 
 def _requested(tallies: Iterable[Tally]) -> _Explained:
