@@ -55,7 +55,13 @@ _FAULTS = (
     "unstable", "blocking", "without_ttl", "rereads", "differences", "recomputations",
     "unbounded", "deep_offsets", "tx_calls",
 )  # fmt: skip
-_COMMON = {Unit.COUNT: "3", Unit.SECONDS: "100ms", Unit.SHARE: "80%", Unit.BYTES: "20KiB"}
+_COMMON = {
+    Unit.COUNT: "3",
+    Unit.NUMBER: "20",
+    Unit.SECONDS: "100ms",
+    Unit.SHARE: "80%",
+    Unit.BYTES: "20KiB",
+}
 
 
 def how(metric: Metric) -> str:
@@ -68,7 +74,7 @@ def how(metric: Metric) -> str:
 
 def example(metric: Metric) -> str:
     """Return a mark with a budget for the metric: the guide's limit where it has one."""
-    if metric.unit is Unit.NUMBER:
+    if metric.probe == "prometheus":
         limit = '">= 1"' if metric.higher_is_better else "0"
         return f'with perf.prometheus(client, {{"cache_hits_total": {limit}}}):'
     limit = metric.guide or _COMMON[metric.unit]

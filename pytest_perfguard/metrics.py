@@ -714,7 +714,7 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             "load_rps",
-            Unit.COUNT,
+            Unit.NUMBER,
             "load",
             _load("load_rps", min),
             "Requests per second of perf.load, those that failed included; the smallest where "

@@ -77,7 +77,9 @@ def test_a_request_takes_two_workers_no_more_cpu_than_one(
     assert two["load_cpu"] <= MOST_CPU * one["load_cpu"]
     throughput = two["load_rps"] / (2 * one["load_rps"])
     record_property("throughput_by_worker", f"{throughput:.2f}")
-    cores = len(os.sched_getaffinity(0))
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     if cores >= CORES:
         assert throughput >= LEAST_THROUGHPUT
     else:
