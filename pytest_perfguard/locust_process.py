@@ -13,14 +13,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from pytest_perfguard.errors import LoadError, MissingExtraError
 from pytest_perfguard.load_stats import EndpointLoad, Notes, read_stats
+from pytest_perfguard.side_processes import Guardian
 
 _LISTENER = Path(__file__).with_name("locust_listener.py")
 # Seconds that Locust may take besides the run: to be imported on a busy machine, to gather its
@@ -95,7 +96,7 @@ def run_locust(ask: Ask, during: Callable[[], object] | None) -> Ran:
     with tempfile.TemporaryDirectory(prefix="perfguard-load-") as name:
         folder = Path(name)
         output = folder / "output"
-        with output.open("wb") as file:
+        with output.open("wb") as file, _guarded() as watch:
             process = subprocess.Popen(  # noqa: S603 - the user's own locustfile
                 _command(ask, folder, during),
                 cwd=ask.folder,
@@ -105,10 +106,11 @@ def run_locust(ask: Ask, during: Callable[[], object] | None) -> Ran:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        try:
-            disturbed = _wait(ask, process, folder, during)
-        finally:
-            _kill(process)
+            watch(process.pid)
+            try:
+                disturbed = _wait(ask, process, folder, during)
+            finally:
+                _kill(process)
         said = output.read_text("utf-8", "replace")
         result = folder / "stats.json"
         if not result.exists():
@@ -116,6 +118,16 @@ def run_locust(ask: Ask, during: Callable[[], object] | None) -> Ran:
         notes = Notes.read(path.read_text("utf-8") for path in sorted(folder.glob("notes-*.json")))
         endpoints = read_stats(result.read_text("utf-8"), notes.started)
         return Ran(endpoints, notes, disturbed)
+
+
+@contextmanager
+def _guarded() -> Iterator[Callable[[int], object]]:
+    """Give what has a group of processes ended with this process, however that ends."""
+    if not hasattr(os, "killpg"):
+        yield lambda _: None
+        return
+    with Guardian() as guardian:
+        yield guardian.watch
 
 
 def _command(ask: Ask, folder: Path, during: Callable[[], object] | None) -> list[str]:

@@ -255,9 +255,9 @@ class _Reports:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Compare times with stored ones after all tests: failures of these are late reports."""
-        suite = self._config.stash.get(_SUITE, None)
-        if suite is not None and not self._is_worker:
-            suite.begin(self._config)
+        # Any session that measures something tells what a killed one has lost.
+        if self._config.stash.get(_GUARD, None) is not None and not self._is_worker:
+            _suite(self._config).begin(self._config)
         result = yield
         suite = self._config.stash.get(_SUITE, None)
         if suite is not None and not self._is_worker and option(self._config, "times"):

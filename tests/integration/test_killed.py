@@ -76,6 +76,13 @@ def test_a_killed_session_leaves_the_old_file_and_is_told_of(
 
 
 @_posix
+def test_a_session_without_options_tells_it_too(pytester: pytest.Pytester, run_once: Run) -> None:
+    pytester.makepyfile(_SUITE)
+    assert _killed(pytester, "self") == -signal.SIGKILL
+    run_once().stdout.fnmatch_lines(["warning: the session of * was killed before it wrote *"])
+
+
+@_posix
 def test_the_test_of_a_killed_worker_is_named(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(_SUITE)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 
+import psutil
 import pytest
 
 from pytest_perfguard.metrics import METRICS
@@ -242,6 +245,41 @@ def test_a_load_is_disturbed_and_nothing_outlives_it(
             "      after during=: 2 instances answered before it, and no new one after it: none *",
         ]
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_session_leaves_no_locust(
+    pytester: pytest.Pytester, host: str, number: signal.Signals
+) -> None:
+    pytester.makepyfile(
+        f"""
+        import os
+        from pathlib import Path
+        import psutil
+
+        def end():
+            below = psutil.Process().children(recursive=True)
+            locust = [str(each.pid) for each in below if "locust" in each.cmdline()]
+            Path("started").write_text(" ".join(locust))
+            os.kill(os.getpid(), {int(number)})
+
+        def test_it(perf):
+            perf.load(
+                "locustfile.py", host={host!r}, user="Reader", users=2, run_time="1s",
+                processes=2, during=end,
+            )
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:locust", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=pytester.path, capture_output=True, check=False)
+    assert done.returncode == -number
+    started = []
+    for pid in (pytester.path / "started").read_text().split():
+        with suppress(psutil.NoSuchProcess):
+            started.append(psutil.Process(int(pid)))
+    _, alive = psutil.wait_procs(started, 30)
+    assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_server_that_dies_is_no_failed_request(
