@@ -3,8 +3,8 @@
 Two sides run endpoints of the sample service, through TestClient and in the event loop, and a
 plain function: with the same work, and with 5, 7, 10 and 20 % more of it on one side; on the
 machine as it is, and with a process that keeps each core busy. A trial is a whole comparison, with
-the fresh processes that the rule asks for. In each, every call has a level of its own, so that all
-kinds advance at an even pace.
+the fresh processes that the rule asks for: either of two sides with the same work, or of sides
+where every call has a level of its own. All kinds advance at an even pace.
 
 Work is injected in units, which are counted where they are run. What share of a call a unit is, is
 found once for each log, by a calibration with the same processes.
@@ -140,23 +140,35 @@ def read(file: Path) -> list[Trial]:
 
 
 def draw(trials: Iterable[Trial], goals: dict[int, int], state: str) -> dict[str, int]:
-    """Return a level for each workload: one that is furthest from its goal."""
+    """Return a level for each workload: one that is furthest from its goal.
+
+    All are the same work, or none is.
+    """
     count = Counter((one.name, one.level) for one in trials if one.state == state)
-    levels = {}
-    for name in BASE:
-        done = {level: count[name, level] / goal for level, goal in goals.items()}
-        behind = [level for level, share in done.items() if share == min(done.values())]
-        levels[name] = random.choice(behind)  # noqa: S311 - an order
-    return levels
+    done = {
+        name: {level: count[name, level] / goal for level, goal in goals.items()} for name in BASE
+    }
+    more = {
+        name: {level: shares[level] for level in goals if level} for name, shares in done.items()
+    }
+    if min(shares[0] for shares in done.values()) < min(
+        min(each.values()) for each in more.values()
+    ):
+        return dict.fromkeys(BASE, 0)
+    return {
+        name: random.choice([one for one in shares if shares[one] == min(shares.values())])  # noqa: S311 - an order
+        for name, shares in more.items()
+    }
 
 
 def left(trials: Iterable[Trial], goals: dict[int, int], state: str) -> int:
-    """Return how many trials are missing at least."""
+    """Return how many trials are missing."""
     count = Counter((one.name, one.level) for one in trials if one.state == state)
-    missing = (
-        sum(max(0, goal - count[name, level]) for level, goal in goals.items()) for name in BASE
-    )
-    return max(missing)
+
+    def missing(levels: Iterable[int]) -> int:
+        return max(sum(max(0, goals[one] - count[name, one]) for one in levels) for name in BASE)
+
+    return missing([0]) + missing(level for level in goals if level)
 
 
 def trial(folder: str, levels: dict[str, int], share: dict[str, float]) -> dict[str, Any]:
@@ -189,16 +201,18 @@ def _noted(result: DuetResult, levels: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def collect(file: Path, goals: dict[int, int], minutes: float) -> None:
-    """Make the trials that are left, as long as there is time."""
+def collect(
+    file: Path, goals: dict[int, int], minutes: float, states: Sequence[str] = STATES
+) -> None:
+    """Make the trials that are left in these states, as long as there is time."""
     end = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="perfguard-duet-") as folder:
         if not file.exists():
             append(file, {"share": calibrate(folder), "machine": machine()})
         share = json.loads(file.read_text(encoding="utf-8").partition("\n")[0])["share"]
         trials = read(file)
-        while any(left(trials, goals, state) for state in STATES):
-            for state in STATES:
+        while any(left(trials, goals, state) for state in states):
+            for state in states:
                 with neighbours(state):
                     for _ in range(min(BLOCK, left(trials, goals, state))):
                         if time.monotonic() > end:
@@ -216,7 +230,7 @@ def collect(file: Path, goals: dict[int, int], minutes: float) -> None:
                             },
                         )
                         trials = read(file)
-                        todo = sum(left(trials, goals, one) for one in STATES)
+                        todo = sum(left(trials, goals, one) for one in states)
                         print(
                             f"\r{len(trials)} calls compared, {todo} comparisons left ",
                             end="",
@@ -308,15 +322,17 @@ def main() -> int:
                         help="where trials are noted; an existing file is added to")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=math.inf,
                         help="begin no further comparison after that time")  # fmt: skip
-    parser.add_argument("--same", type=int, default=40,
-                        help="comparisons of each call in each state, same work (40)")  # fmt: skip
-    parser.add_argument("--more", type=int, default=12,
-                        help="the same at each other level (12)")  # fmt: skip
+    parser.add_argument("--same", type=int, default=32,
+                        help="comparisons of each call in each state, same work (32)")  # fmt: skip
+    parser.add_argument("--more", type=int, default=8,
+                        help="the same at each other level (8)")  # fmt: skip
+    parser.add_argument("--state", choices=STATES, action="append",
+                        help="only that state of the machine")  # fmt: skip
     parser.add_argument("--report", action="store_true", help="only print what is in the log")
     arguments = parser.parse_args()
     goals = {level: arguments.more if level else arguments.same for level in LEVELS}
     if not arguments.report:
-        collect(arguments.log, goals, arguments.minutes)
+        collect(arguments.log, goals, arguments.minutes, arguments.state or STATES)
     return 0 if report(arguments.log) else 1
 
 
