@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 
 from pytest_perfguard.fingerprint import shorten
 from pytest_perfguard.metrics import METRICS
+from pytest_perfguard.reports.escaping import fenced, folded, html_code, prose
 from pytest_perfguard.run_comparison import Change, ChangedTest, Outcome, RunComparison
 from pytest_perfguard.units import Unit, several, show
 from pytest_perfguard.visible import visible
@@ -18,7 +18,6 @@ _TIMES = 5
 # Seconds: a shorter time that was taken once says nothing.
 _SHORT = 1e-3
 _MANY_ROUNDS = ("http_", "time_")
-_ACTIVE = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 
 def text(comparison: RunComparison, *, width: int = 100) -> str:
@@ -53,18 +52,19 @@ def markdown(comparison: RunComparison) -> str:
         judged, informing = _parted(test)
         body = _markdown_table(judged)
         if operations := _operations(test):
-            body += _fenced(operations)
+            body += [*fenced(operations, "diff"), ""]
         if informing:
             body += ["Not judged:", "", *_markdown_table(informing)]
-        lines += _section(f"{test.outcome}: {_plain(test.nodeid)}", body, test.outcome)
+        heading = html_code(test.nodeid)
+        lines += _section(f"{test.outcome}: {heading}", body, test.outcome)
     if times := _most_moved(comparison):
         head, rule, *rows, end = _markdown_table([change for _, change in times])
-        rows = [f"{row} {_plain(t)} |" for row, (t, _) in zip(rows, times, strict=True)]
+        rows = [f"{row} {prose(t)} |" for row, (t, _) in zip(rows, times, strict=True)]
         body = [f"{head} |", f"{rule}---|", *rows, end]
         lines += _section("times of other tests that differ most (not judged)", body, Outcome.TOLD)
     if comparison.not_comparable:
         named = comparison.not_comparable.items()
-        body = [f"- {_plain(nodeid)}: {_plain(reason)}" for nodeid, reason in named]
+        body = [f"- {prose(nodeid)}: {prose(reason)}" for nodeid, reason in named]
         lines += _section("not comparable", [*body, ""], Outcome.TOLD)
     return "\n".join(lines).rstrip("\n") + "\n"
 
@@ -167,19 +167,7 @@ def _markdown_table(changes: Iterable[Change]) -> list[str]:
     return [*head, *(f"| `{row[0]}` | {' | '.join(row[1:])} |" for row in rows), ""]
 
 
-def _fenced(lines: Sequence[str]) -> list[str]:
-    """Return lines as they are, coloured as a difference, whatever stands in them."""
-    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return [f"{fence}diff", *map(visible, lines), fence, ""]
-
-
 def _section(heading: str, body: Sequence[str], outcome: Outcome) -> list[str]:
     if outcome is Outcome.WORSE:
         return [f"#### {heading}", "", *body]
-    return [f"<details><summary>{heading}</summary>", "", *body, "</details>", ""]
-
-
-def _plain(words: str) -> str:
-    """Return text that Markdown and HTML show as it is."""
-    return _ACTIVE.sub(lambda match: f"&#{ord(match[1])};", visible(words))
+    return [*folded(heading, body), ""]

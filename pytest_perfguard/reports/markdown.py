@@ -6,12 +6,12 @@ and statements may hold anything that a test was given.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 from pytest_perfguard.model import Run
+from pytest_perfguard.reports.escaping import code, fenced, folded, prose
 from pytest_perfguard.reports.problems import (
     Breach,
     Problem,
@@ -23,22 +23,17 @@ from pytest_perfguard.reports.problems import (
 from pytest_perfguard.reports.standing import closest, not_judged, of_limit
 from pytest_perfguard.reports.terminal import denominator
 from pytest_perfguard.units import several
-from pytest_perfguard.visible import visible
 
 LIMIT = 60_000
 """Characters: a comment may have 65,536, and more may stand in it."""
 _WIDTH = 100
-_MAX_TEXT = 300
-_MAX_LINE = 500
+_MAX_TOLD = 500
 _MAX_ROWS = 20
 # Problems that come before all lists.
 _FIRST = 10
 _MAX_BUDGETS = 3
 # Room for the line that says what was cut.
 _RESERVE = 500
-# What could be markup; the ends of links only where they could be some.
-_SPECIAL = re.compile(r"""[!"#$&*+<=>?@\[\\\]^_`{|}~]|:(?=//)|(?<=www)\.""", re.IGNORECASE)
-_SIGN = re.compile(r"[!-/:-@\[-`{-~]")
 
 
 def to_markdown(run: Run) -> str:
@@ -116,7 +111,7 @@ def _head(run: Run) -> list[_Part]:
         verdict += f", {len(run.lost):,} lost"
     if selfmade:
         verdict += f", {selfmade:,} failed for other reasons"
-    told = prose(denominator(run), _MAX_LINE)
+    told = prose(denominator(run), _MAX_TOLD)
     if "commit" in run.source:
         told += f" · commit {code(run.source['commit'][:12])}"
     if "branch" in run.source:
@@ -212,14 +207,8 @@ def _folded(
     """Return a table that is shown on a click; the summary must be safe."""
     shown = rows[:_MAX_ROWS]
     more = len(rows) - len(shown)
-    return [
-        f"<details><summary>{summary}</summary>",
-        "",
-        *_table(titles, shown),
-        *(["", f"... and {more:,} more"] if more else []),
-        "",
-        "</details>",
-    ]
+    rest = ["", f"... and {more:,} more"] if more else []
+    return folded(summary, [*_table(titles, shown), *rest])
 
 
 def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -228,43 +217,3 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
         f"|{'---|' * len(titles)}",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
-
-
-# -- text of unknown origin ----------------------------------------------------------------
-
-
-def clipped(text: str, length: int) -> str:
-    """Return the text in one line of at most ``length`` characters, all of which are seen."""
-    shown = visible(text[: length + 1])
-    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
-
-
-def prose(text: str, length: int = _MAX_TEXT) -> str:
-    """Return the text as plain words: no markup, no link, and nobody is mentioned."""
-    shown = _SPECIAL.sub(_escaped, clipped(text, length))
-    # What would begin a list.
-    return re.sub(r"^(\s*\d*)([-.)])", r"\1\\\2", shown)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    # Mentions, references and addresses are looked for in what Markdown has become: a word joiner
-    # ends them.
-    return f"\\{match[0]}&#8288;" if match[0] in "@#:." else f"\\{match[0]}"
-
-
-def code(text: str, length: int = _MAX_TEXT) -> str:
-    """Return the text as code within a line, which may be a row of a table."""
-    shown = clipped(text, length)
-    if not shown:
-        return ""
-    if shown.isprintable() and not set(shown) & set("`|\\") and shown == shown.strip():
-        return f"`{shown}`"
-    return f"<code>{_SIGN.sub(lambda match: f'&#{ord(match[0])};', shown)}</code>"
-
-
-def fenced(lines: Iterable[str]) -> list[str]:
-    """Return the lines as a block of code that none of them can end."""
-    shown = [clipped(line, _MAX_LINE) for text in lines for line in text.splitlines() or [""]]
-    longest = max((len(run) for line in shown for run in re.findall("`+", line)), default=0)
-    fence = "`" * max(longest + 1, 3)
-    return [f"{fence}text", *shown, fence]

@@ -13,8 +13,9 @@ import pytest
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Level, Record, Rule, Run, Span, Status, Tally, Verdict
 from pytest_perfguard.reports import problems as of
+from pytest_perfguard.reports.escaping import code, fenced, prose
 from pytest_perfguard.reports.formats import render
-from pytest_perfguard.reports.markdown import LIMIT, code, fenced, prose
+from pytest_perfguard.reports.markdown import LIMIT
 from tests.unit.build import finding, site, span, tally
 
 _OWNER = "SELECT users.id FROM users WHERE users.id = ?"

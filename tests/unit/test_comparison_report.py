@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from pytest_perfguard.reports.comparison_report import markdown, text
+from pytest_perfguard.reports.escaping import html_code
 from pytest_perfguard.run_comparison import Change, ChangedTest, Outcome, RunComparison
 
 COMPARISON = RunComparison(
@@ -55,7 +56,7 @@ def test_text_tells_the_numbers_the_operations_and_the_rest() -> None:
 
 def test_markdown_folds_what_is_not_worse() -> None:
     shown = markdown(COMPARISON)
-    assert "#### worse: test&#95;a.py::test&#95;list" in shown
+    assert f"#### worse: {html_code('test_a.py::test_list')}\n" in shown
     assert "| `sql_queries` | 1 | 21 | +20 |  |" in shown
     assert "```diff\n+20x SELECT users.id" in shown
     assert shown.count("<details>") == shown.count("</details>") == 2
