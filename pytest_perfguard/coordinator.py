@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from pytest_perfguard.duet import DuetResult
 from pytest_perfguard.errors import DuetError
+from pytest_perfguard.guardian import Guardian
 from pytest_perfguard.lockstep import Found, Limits, LostError, Session
-from pytest_perfguard.side_processes import Guardian, SideProcess, end_all
+from pytest_perfguard.side_processes import SideProcess, end_all
 from pytest_perfguard.sides import Side
 
 _ARGUMENTS = ("--perfguard", "--perfguard-profile=never", "--perfguard-time=off")

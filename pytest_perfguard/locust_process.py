@@ -20,8 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pytest_perfguard.errors import LoadError, MissingExtraError
+from pytest_perfguard.guardian import Guardian
 from pytest_perfguard.load_stats import EndpointLoad, Notes, read_stats
-from pytest_perfguard.side_processes import Guardian
 
 _LISTENER = Path(__file__).with_name("locust_listener.py")
 # Seconds that Locust may take besides the run: to be imported on a busy machine, to gather its

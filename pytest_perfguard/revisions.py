@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pytest_perfguard import guardian
+from pytest_perfguard import workspaces
 from pytest_perfguard.errors import ComparisonError, RevisionError
 from pytest_perfguard.units import several
 
@@ -72,7 +72,7 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         try:
-            found = guardian.git(folder, "rev-parse", "--show-toplevel", "--show-prefix")
+            found = workspaces.git(folder, "rev-parse", "--show-toplevel", "--show-prefix")
         except FileNotFoundError:
             raise ComparisonError(
                 "git is not installed, or not on the path: two revisions cannot be told without it"
@@ -167,7 +167,7 @@ class Repository:
 
     def _add_submodules(self, tree: Path) -> list[str]:
         """Put the files of submodules into a worktree, as far as this clone has them."""
-        listed = guardian.git(tree, "ls-tree", "-r", "-z", "HEAD").stdout
+        listed = workspaces.git(tree, "ls-tree", "-r", "-z", "HEAD").stdout
         notes = []
         for entry in filter(None, listed.split("\0")):
             facts, _, path = entry.partition("\t")
@@ -194,14 +194,14 @@ class Repository:
                 )
             with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
                 files.extractall(tree / path, filter="data")
-            if guardian.git(own, "--no-optional-locks", "status", "--porcelain").stdout:
+            if workspaces.git(own, "--no-optional-locks", "status", "--porcelain").stdout:
                 notes.append(f"what is not committed in the submodule {path} is left out")
         return notes
 
     def _try(
         self, *arguments: str, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        return guardian.git(self.top, *arguments, environment=environment)
+        return workspaces.git(self.top, *arguments, environment=environment)
 
     def _git(self, *arguments: str, environment: dict[str, str] | None = None) -> str:
         done = self._try(*arguments, environment=environment)
@@ -225,19 +225,19 @@ def _not_a_checkout(folder: Path, said: str) -> str:
 def workspace(repository: Repository) -> Iterator[Path]:
     """Give a temporary folder for worktrees; nothing of it is left, whatever happens inside."""
     clear_leftovers(repository)
-    folder = Path(tempfile.mkdtemp(prefix=guardian.PREFIX)).resolve()
-    lock = FileLock(folder / guardian.LOCK)
+    folder = Path(tempfile.mkdtemp(prefix=workspaces.PREFIX)).resolve()
+    lock = FileLock(folder / workspaces.LOCK)
     watcher = None
     try:
         lock.acquire(timeout=0)
-        guardian.write_owner(folder, repository.top)
-        watcher = guardian.start(folder)
+        workspaces.write_owner(folder, repository.top)
+        watcher = workspaces.start(folder)
         with _ended_by_signals():
             yield folder
     finally:
         with _undisturbed():
             lock.release()
-            problems = guardian.remove(folder)
+            problems = workspaces.remove(folder)
             if watcher is not None:
                 watcher.communicate()
     if problems:
@@ -247,19 +247,19 @@ def workspace(repository: Repository) -> Iterator[Path]:
 
 
 def clear_leftovers(repository: Repository) -> None:
-    """Remove what comparisons have left whose processes are gone, and their guardians with them."""
+    """Remove what comparisons have left whose processes are gone, and their watchers with them."""
     own = getattr(os, "getuid", int)()
-    for folder in Path(tempfile.gettempdir()).glob(f"{guardian.PREFIX}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{workspaces.PREFIX}*"):
         with suppress(OSError):
             if folder.stat().st_uid == own and _is_abandoned(folder):
-                guardian.remove(folder.resolve(), groups=False)
-    for worktree in guardian.registered(repository.top):
+                workspaces.remove(folder.resolve(), groups=False)
+    for worktree in workspaces.registered(repository.top):
         if not worktree.parent.exists():
-            guardian.unregister(repository.top, worktree)
+            workspaces.unregister(repository.top, worktree)
 
 
 def _is_abandoned(folder: Path) -> bool:
-    lock = folder / guardian.LOCK
+    lock = folder / workspaces.LOCK
     if not lock.exists():
         # It may just be being made, or never got further.
         return time.time() - folder.stat().st_mtime > _BEING_MADE
@@ -291,5 +291,5 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 
 
 def _undisturbed() -> AbstractContextManager[None]:
-    """Let no signal stop what is inside; who kills the process has the guardian do the rest."""
+    """Let no signal stop what is inside; who kills the process has the watcher do the rest."""
     return _handled_by(signal.SIG_IGN, "SIGINT", *_ENDING)

@@ -1,8 +1,9 @@
 """Two runs side by side: which test costs more or less than before, and what it does otherwise.
 
 Pure functions of two runs. Counts and sizes are the same wherever the same code runs, so each
-difference of them is a change of the code. Times are told and not judged, unless a tolerance for
-them is given: two runs know nothing of the state that their machines were in.
+difference of them is a change of the code, judged as against a baseline. Times are told and not
+judged, unless a tolerance for them is given: two runs know nothing of the state that their machines
+were in.
 """
 
 from __future__ import annotations
@@ -11,15 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pytest_perfguard.baselines import NO_DATABASE, databases, differences, entry_of, plan_changes
+from pytest_perfguard.baselines import (
+    NO_DATABASE,
+    compare,
+    databases,
+    differences,
+    entry_of,
+    plan_changes,
+)
 from pytest_perfguard.metrics import METRICS, Metric
-from pytest_perfguard.model import Record, Run, _Data
+from pytest_perfguard.model import Level, Record, Run, Status, _Data
 from pytest_perfguard.units import show
 
 # Share by which a time has to differ to be told of: what is less is seldom more than noise.
 NOTABLE = 0.1
-# How far two values may lie apart that are the same but for rounding.
-_ROUNDING = 1e-6
 
 
 class Outcome(StrEnum):
@@ -39,8 +45,8 @@ class Change(_Data):
     Attributes:
         before: in the metric's base unit, as ``after``; None where it was not measured.
         outcome: ``changed`` where neither more nor less is better, and where nothing at all is
-            observed any more; ``told`` for a time that is not judged, and for a metric that only
-            one side measured.
+            observed any more, which is told of one metric of a probe; ``told`` for a time that is
+            not judged, and for a metric that only one side measured.
     """
 
     metric: str
@@ -163,26 +169,46 @@ def _why_not(before: Record | None, after: Record | None, names: tuple[str, str]
     return ""
 
 
+_OUTCOMES = {
+    Status.REGRESSED: Outcome.WORSE,
+    Status.IMPROVED: Outcome.BETTER,
+    # It may have become free, or nobody sees it any more.
+    Status.UNPROVEN: Outcome.CHANGED,
+}
+
+
 def _changes(before: Record, after: Record, times: float | None) -> Iterator[Change]:
     """Yield what differs: counts and sizes first, each in the order of the table."""
+    verdicts = compare(entry_of(before), after, {}, lambda _: Level.FAIL, lambda _: "")
+    judged = {verdict.metric: _OUTCOMES.get(verdict.status) for verdict in verdicts}
+    unseen = {METRICS[v.metric].probe for v in verdicts if v.status is Status.UNPROVEN}
     for metric in sorted(_measured(before, after), key=lambda metric: not metric.stored):
         one, other = (_value(metric, record) for record in (before, after))
+        outcome: Outcome | None = None
         if one is None and other is None:
             continue
         if one is None or other is None:
             # Not measured is not zero: it may have been asked for on one side only.
-            yield Change(metric.name, one, other, Outcome.TOLD)
-        elif metric.stored:
-            if abs(one - other) > _ROUNDING and not _within_slack(metric, one, other):
-                outcome = _outcome(metric, one, other)
-                if outcome is Outcome.BETTER and one and not metric.observed(after.span):
-                    # It may have become free, or nobody sees it any more.
-                    outcome = Outcome.CHANGED
-                yield Change(metric.name, one, other, outcome)
-        elif abs(one - other) > NOTABLE * min(one, other):
-            judged = times is not None and abs(one - other) > times * one
-            outcome = _outcome(metric, one, other) if judged else Outcome.TOLD
+            outcome = Outcome.TOLD
+        elif not metric.stored:
+            outcome = _of_time(metric, one, other, times)
+        elif metric.name in judged:
+            outcome = judged[metric.name]
+        elif one != other and metric.probe not in unseen:
+            outcome = Outcome.CHANGED
+        if outcome is not None:
             yield Change(metric.name, one, other, outcome)
+
+
+def _of_time(metric: Metric, before: float, after: float, times: float | None) -> Outcome | None:
+    by = abs(after - before)
+    if by <= NOTABLE * min(before, after):
+        return None
+    if times is None or by <= times * before:
+        return Outcome.TOLD
+    if metric.neutral:
+        return Outcome.CHANGED
+    return Outcome.BETTER if metric.keeps(after, before) else Outcome.WORSE
 
 
 def _measured(*records: Record) -> Iterable[Metric]:
@@ -197,13 +223,3 @@ def _value(metric: Metric, record: Record) -> float | None:
     if value is None and metric.tallied and not metric.on_request and metric.stored:
         return None if metric.higher_is_better else 0
     return value
-
-
-def _within_slack(metric: Metric, one: float, other: float) -> bool:
-    return abs(one - other) <= metric.slack * one
-
-
-def _outcome(metric: Metric, before: float, after: float) -> Outcome:
-    if metric.neutral:
-        return Outcome.CHANGED
-    return Outcome.BETTER if metric.keeps(after, before) else Outcome.WORSE

@@ -1,8 +1,7 @@
-"""Processes that run the tests of a side, and what is left of them when everything has ended.
+"""Processes that run the tests of a side, and their end.
 
 Each is the leader of a group of its own, so that Ctrl-C reaches only the coordinator, and whatever
-its tests have started ends with it. A guardian, which does nothing but wait for the coordinator's
-end, ends the groups that are left then: also where it was killed and could do nothing any more.
+its tests have started ends with it.
 """
 
 from __future__ import annotations
@@ -11,79 +10,19 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Self
 
 from pytest_perfguard.errors import DuetError
+from pytest_perfguard.guardian import Guardian
 from pytest_perfguard.sides import Side, environment_of
 from pytest_perfguard.wire import DESCRIPTOR, Wire
 
 _MAX_OUTPUT = 2_000
 _PATIENCE = 5.0
 _EVERY = 0.02
-# Its input ends when there is no process left that holds the other end.
-_GUARDIAN = """
-import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-groups = set()
-for line in sys.stdin:
-    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
-def send(number):
-    for group in list(groups):
-        try:
-            os.killpg(group, number)
-        except OSError:
-            groups.discard(group)
-send(signal.SIGINT)
-end = time.monotonic() + 2
-while groups and time.monotonic() < end:
-    time.sleep(0.02)
-    send(0)
-send(signal.SIGKILL)
-"""
-
-
-class Guardian:
-    """Ends groups of processes when this process has ended."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own text
-            [sys.executable, "-I", "-S", "-c", _GUARDIAN],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=os.sep,
-            start_new_session=True,
-            encoding="ascii",
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):
-            self._process.stdin.close()
-        self._process.wait()
-
-    def watch(self, group: int) -> None:
-        """End that group if this process ends before it says otherwise."""
-        self._tell(f"+{group}")
-
-    def forget(self, group: int) -> None:
-        """Leave a group alone that has ended: its number may become that of another."""
-        self._tell(f"-{group}")
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        # Without a guardian the processes still end with this one, if it can end them.
-        with suppress(OSError):
-            self._process.stdin.write(f"{line}\n")
-            self._process.stdin.flush()
 
 
 class SideProcess:

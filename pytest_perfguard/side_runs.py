@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pytest_perfguard import guardian, side_plugin
+from pytest_perfguard import side_plugin, workspaces
 from pytest_perfguard.errors import ComparisonError, RevisionError, RunFileError
 from pytest_perfguard.observed import Observed, observed
 from pytest_perfguard.runs import read_run
@@ -109,7 +109,7 @@ class SideRuns:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            guardian.note_group(self.workspace, process.pid)
+            workspaces.note_group(self.workspace, process.pid)
             progress = folder / side_plugin.PROGRESS
             while True:
                 with suppress(subprocess.TimeoutExpired):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest_perfguard
-from pytest_perfguard import guardian, side_plugin, trees
+from pytest_perfguard import side_plugin, trees, workspaces
 from pytest_perfguard.errors import ComparisonError
 from pytest_perfguard.observed import Observed
 from pytest_perfguard.sides import SIDE, Side
@@ -53,7 +53,7 @@ def make_side(
     search = [str(tool), *filter(None, [known]), *map(str, roots)]
     both = [workspace / "base", workspace / "head", checkout]
     environment = {
-        guardian.MARKER: str(workspace),
+        workspaces.MARKER: str(workspace),
         SIDE: label,
         # What a session tells a workflow is told of the comparison instead.
         "GITHUB_ACTIONS": "",
@@ -113,7 +113,7 @@ def set_up(side: Side, command: str, workspace: Path) -> Side:
         errors="replace",
         start_new_session=True,
     )
-    guardian.note_group(workspace, process.pid)
+    workspaces.note_group(workspace, process.pid)
     output, _ = process.communicate()
     if process.returncode:
         raise ComparisonError(

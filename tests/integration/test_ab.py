@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_perfguard import coordinator, guardian, read_run
+from pytest_perfguard import coordinator, read_run, workspaces
 from pytest_perfguard.cli import main
 from pytest_perfguard.duet import DuetResult
 from pytest_perfguard.meetings import Blocks, Meeting
@@ -59,7 +59,7 @@ def project(
 
 
 def git(*arguments: str) -> str:
-    done = guardian.git(Path(), *arguments)
+    done = workspaces.git(Path(), *arguments)
     assert not done.returncode, done.stderr
     return done.stdout
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_perfguard import guardian
+from pytest_perfguard import workspaces
 from pytest_perfguard.errors import ComparisonError, RevisionError
 from pytest_perfguard.revisions import Repository, workspace
 
@@ -47,7 +47,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    done = guardian.git(folder, *arguments)
+    done = workspaces.git(folder, *arguments)
     assert not done.returncode, done.stderr
     return done.stdout
 
@@ -129,19 +129,19 @@ def test_a_signal_that_ends_a_process_is_as_ctrl_c(project: Path) -> None:
 def test_what_is_left_of_a_killed_one_is_removed_by_the_next(project: Path) -> None:
     before = state(project)
     repository = Repository(project)
-    left = Path(tempfile.mkdtemp(prefix=guardian.PREFIX))
-    guardian.write_owner(left, project)
-    left.joinpath(guardian.LOCK).touch()
+    left = Path(tempfile.mkdtemp(prefix=workspaces.PREFIX))
+    workspaces.write_owner(left, project)
+    left.joinpath(workspaces.LOCK).touch()
     repository.add_worktree(repository.resolve("HEAD"), left / "base")
     # One that was being made, and one whose folder somebody has removed.
     git(project, "worktree", "lock", "--reason", "initializing", str(left / "base"))
-    gone = Path(tempfile.mkdtemp(prefix=guardian.PREFIX))
+    gone = Path(tempfile.mkdtemp(prefix=workspaces.PREFIX))
     repository.add_worktree(repository.resolve("HEAD"), gone / "head")
     shutil.rmtree(gone)
     alive = subprocess.Popen(
         [sys.executable, "-c", "input()"],
         stdin=subprocess.PIPE,
-        env={**os.environ, guardian.MARKER: str(left)},
+        env={**os.environ, workspaces.MARKER: str(left)},
     )
     with workspace(repository) as work:
         assert [*work.parent.iterdir()] == [work]
@@ -155,7 +155,7 @@ def test_what_is_left_of_a_killed_one_is_removed_by_the_next(project: Path) -> N
     assert state(project) == before
 
 
-def test_the_guardian_removes_what_a_killed_process_leaves(project: Path) -> None:
+def test_the_watcher_removes_what_a_killed_process_leaves(project: Path) -> None:
     before = state(project)
     script = (
         "import sys, time\nfrom pathlib import Path\n"

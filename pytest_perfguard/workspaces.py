@@ -1,0 +1,187 @@
+"""Leaves nothing behind of a comparison of revisions, whatever ends it.
+
+A comparison has a workspace: a temporary folder with a worktree for each side. The process that
+compares removes it. Where it is killed before it can, a watcher does: a small process that reads
+from a pipe that nobody writes to, and so learns when the other end is gone. It runs this file as a
+script, in a session of its own that Ctrl-C does not reach, and knows the standard library alone. If
+it is killed too, the next comparison finds what is left: the lock on a workspace is held for as
+long as its process lives.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+PREFIX = "perfguard-ab-"
+# In the environment of every process that is started on a side, with the workspace as its value.
+MARKER = "PERFGUARD_AB_WORKSPACE"
+LOCK = "lock"
+_OWNER = "owner.json"
+_GROUPS = "groups"
+_PROCESSES = Path("/proc")
+# Processes that are being killed may still start others.
+_KILLING_SECONDS = 10.0
+_EVERY = 0.02
+
+
+def write_owner(workspace: Path, repository: Path) -> None:
+    """Note whose worktrees are in a workspace."""
+    data = {"repository": str(repository)}
+    workspace.joinpath(_OWNER).write_text(json.dumps(data), encoding="utf-8")
+
+
+def note_group(workspace: Path, group: int) -> None:
+    """Note a group of processes that was started, for where environments cannot be read."""
+    with workspace.joinpath(_GROUPS).open("a", encoding="ascii") as file:
+        file.write(f"{group}\n")
+
+
+def start(workspace: Path) -> subprocess.Popen[bytes]:
+    """Start the watcher of a workspace; it acts when its input is closed."""
+    return subprocess.Popen(  # noqa: S603 - this Python and this file
+        [sys.executable, "-I", __file__, str(workspace)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=workspace.parent,
+        start_new_session=True,
+    )
+
+
+def remove(workspace: Path, *, groups: bool = True) -> list[str]:
+    """End what still runs in a workspace and remove it; what is gone already does not matter.
+
+    Args:
+        groups: also end process groups by their numbers, where environments cannot be read;
+            those of a workspace that was left long ago may belong to others by now.
+
+    Returns:
+        What could not be removed, with the reason.
+    """
+    kill(workspace, groups=groups)
+    problems = [problem for tree in _worktrees(workspace) if (problem := _unregister(*tree))]
+    failed: list[str] = []
+    # What a test has made read-only can be removed all the same once its folder is writable.
+    if workspace.exists():
+        for folder, _, _ in os.walk(workspace):
+            with suppress(OSError):
+                Path(folder).chmod(0o700)
+    shutil.rmtree(workspace, onerror=lambda _f, path, error: failed.append(f"{path}: {error[1]}"))
+    return problems + failed[:1] if workspace.exists() else problems
+
+
+def kill(workspace: Path, *, groups: bool = True) -> None:
+    """End every process that was started in a workspace, and wait until they have ended."""
+    if not _PROCESSES.joinpath("self", "environ").exists():
+        if groups:
+            _kill_groups(workspace)
+        return
+    until = time.monotonic() + _KILLING_SECONDS
+    while (found := list(running(workspace))) and time.monotonic() < until:
+        for process in found:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(_EVERY)
+
+
+def running(workspace: Path) -> Iterator[int]:
+    """Yield the processes that were started in a workspace, by what is in their environment."""
+    wanted = f"{MARKER}={workspace}".encode()
+    for entry in _PROCESSES.iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                # One that has ended, and is only waited for, has none any more.
+                if wanted in entry.joinpath("environ").read_bytes().split(b"\0"):
+                    yield int(entry.name)
+
+
+def _kill_groups(workspace: Path) -> None:
+    with suppress(OSError, ValueError):
+        for line in workspace.joinpath(_GROUPS).read_text(encoding="ascii").split():
+            with suppress(OSError):
+                os.killpg(int(line), signal.SIGKILL)
+
+
+def _worktrees(workspace: Path) -> list[tuple[Path, Path]]:
+    """Return repository and path of each worktree that is registered in a workspace."""
+    try:
+        repository = Path(json.loads(workspace.joinpath(_OWNER).read_bytes())["repository"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [(repository, path) for path in registered(repository) if path.parent == workspace]
+
+
+def registered(repository: Path) -> list[Path]:
+    """Return the worktrees of comparisons that a repository knows, existing or not."""
+    listed = git(repository, "worktree", "list", "--porcelain", "-z")
+    paths = [
+        Path(part.removeprefix("worktree "))
+        for part in listed.stdout.split("\0")
+        if part.startswith("worktree ")
+    ]
+    return [path for path in paths if path.parent.name.startswith(PREFIX)]
+
+
+def _unregister(repository: Path, worktree: Path) -> str:
+    # Given twice, it also removes one whose making was cut short, which is locked.
+    done = git(repository, "worktree", "remove", "--force", "--force", str(worktree))
+    return f"{worktree}: {done.stderr.strip()}" if done.returncode else ""
+
+
+def unregister(repository: Path, worktree: Path) -> str:
+    """Make a repository forget a worktree and remove it; return why that was not possible."""
+    return _unregister(repository, worktree)
+
+
+def git(
+    folder: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run git in a folder, as if nothing in the environment told it of another repository.
+
+    Raises:
+        FileNotFoundError: if there is no git.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_A_REPOSITORY}
+    return subprocess.run(  # noqa: S603 - no shell
+        ["git", "-C", str(folder), *arguments],  # noqa: S607 - whichever is on the path
+        env={**kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", **(environment or {})},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+    )
+
+
+# What a hook of git has in its environment, as "git rev-parse --local-env-vars" lists it.
+_OF_A_REPOSITORY = frozenset(
+    {
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_CONFIG", "GIT_CONFIG_PARAMETERS",
+        "GIT_CONFIG_COUNT", "GIT_OBJECT_DIRECTORY", "GIT_DIR", "GIT_WORK_TREE",
+        "GIT_IMPLICIT_WORK_TREE", "GIT_GRAFT_FILE", "GIT_INDEX_FILE", "GIT_NO_REPLACE_OBJECTS",
+        "GIT_REPLACE_REF_BASE", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_COMMON_DIR",
+        "GIT_INTERNAL_SUPER_PREFIX",
+    }
+)  # fmt: skip
+
+
+def _watch(workspace: Path) -> None:
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    sys.stdin.buffer.read()
+    if workspace.exists():
+        remove(workspace)
+
+
+if __name__ == "__main__":
+    _watch(Path(sys.argv[1]))
