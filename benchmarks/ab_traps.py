@@ -4,8 +4,12 @@ A temporary repository holds the service. A branch for each trap switches it on 
 changes nothing but comments, and must be the same in everything. Prints a table, and exits with 1
 if a trap is not told or the comments are.
 
-    python benchmarks/ab_traps.py                        # all: an hour
+What is compared is the file of tests that the trap must be seen in, and all of the suite for the
+comments.
+
+    python benchmarks/ab_traps.py                        # all: twenty minutes
     python benchmarks/ab_traps.py lazy_owner comments    # some
+    python benchmarks/ab_traps.py --whole lazy_owner     # by the whole suite
     python benchmarks/ab_traps.py --counts lazy_owner    # without what is timed
 """
 
@@ -18,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from pytest_perfguard.ab import Wish, compare_revisions
@@ -26,14 +30,14 @@ from pytest_perfguard.ab_results import Compared, Comparison
 from pytest_perfguard.errors import PerfguardError
 from pytest_perfguard.reports.ab_text import explained, text, worse
 from sample_app.core.traps import KNOWN
+from sample_app.tests.catches import CATCHES, SUITE, node_id, place_of
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITE = "sample_app/tests/performance"
 CONFIG = "sample_app/core/config.py"
 DEFAULT = "BeforeValidator(_traps)] = Traps()"
 COMMENTS = "comments"
-# What needs no count and no time to be seen, but memory.
-UNSEEN = ("leaking_dict",)
+# Verdicts of a trap that has not been found.
+NOT_TOLD = ("same", "not compared", "undecided", "flaky")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class Row:
     test: str = ""
     what: str = ""
     cause: str = ""
+    line: str = ""
     seconds: str = ""
 
 
@@ -86,19 +91,32 @@ def make_repository(folder: Path, branches: Sequence[str]) -> None:
 
 
 def told(branch: str, comparison: Comparison) -> Row:
-    """Return what was told of a branch: its worst test, with the cause."""
-    seconds = f"{comparison.seconds:.0f} s"
-    worst = next((t for t in comparison.compared if t.fails), None)
+    """Return what was told of a branch: the test that it must be seen in, or its worst one."""
+    wanted = node_id(CATCHES[branch].test) if branch in CATCHES else ""
+    compared = sorted(comparison.compared, key=lambda test: test.nodeid != wanted)
+    worst = next((t for t in compared if t.fails), None)
     if worst is not None:
-        verdict = " and ".join(worse(worst))
-        return Row(branch, verdict, _name(worst.nodeid), *_cause(worst), seconds)
-    for each in comparison.apart:
+        return Row(branch, " and ".join(worse(worst)), _name(worst.nodeid), *_cause(worst))
+    for each in sorted(comparison.apart, key=lambda each: each.nodeid != wanted):
         if each.reason.startswith("passes in base only"):
-            return Row(branch, "fails", _name(each.nodeid), each.reason, "", seconds)
-    other = next((t for t in comparison.compared if t.grades), None)
+            return Row(branch, "fails", _name(each.nodeid), each.reason)
+    other = next((t for t in compared if t.grades), None)
     if other is not None:
-        return Row(branch, str(other.grade), _name(other.nodeid), *_cause(other), seconds)
-    return Row(branch, "same", f"all of {len(comparison.compared)}", "", "", seconds)
+        return Row(branch, str(other.grade), _name(other.nodeid), *_cause(other))
+    return Row(branch, "same", f"all of {len(compared)}")
+
+
+def blamed(branch: str, shown: str) -> str:
+    """Return whether the line that a trap breaks is named, for one that breaks a line."""
+    place = place_of(CATCHES[branch]) if branch in CATCHES else ""
+    return "" if not place else "named" if place in shown else "not named"
+
+
+def compared_by(branch: str, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return pytest's arguments."""
+    whole = options.whole or branch == COMMENTS
+    place = SUITE if whole else node_id(CATCHES[branch].test).partition("::")[0]
+    return (place, "-k", "not test_times") if options.counts else (place,)
 
 
 def _name(nodeid: str) -> str:
@@ -117,13 +135,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("branches", nargs="*", metavar="TRAP")
     parser.add_argument("--counts", action="store_true", help="leave out what is timed")
+    parser.add_argument("--whole", action="store_true", help="run the whole suite for each")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="write each comparison's text")
     options = parser.parse_args()
     branches = options.branches or [COMMENTS, *KNOWN]
     if unknown := set(branches) - {COMMENTS, *KNOWN}:
         parser.error(f"unknown trap {min(unknown)!r}; known: {', '.join(KNOWN)}")
-    arguments = (SUITE, "-k", "not test_times") if options.counts else (SUITE,)
-    rows = [Row("branch", "verdict", "first test", "what", "cause", "time")]
+    rows = [Row("branch", "verdict", "first test", "what", "cause", "line", "time")]
     missed = False
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
@@ -131,15 +149,16 @@ def main() -> int:
         for branch in branches:
             began = time.monotonic()
             try:
-                comparison = compare_revisions(Wish("main", branch, arguments), folder)
+                wish = Wish("main", branch, compared_by(branch, options))
+                comparison = compare_revisions(wish, folder)
             except PerfguardError as error:
-                took = f"{time.monotonic() - began:.0f} s"
-                row, shown = Row(branch, "not compared", what=str(error), seconds=took), str(error)
+                row, shown = Row(branch, "not compared", what=str(error)), str(error)
             else:
                 row, shown = told(branch, comparison), text(comparison)
+            took = f"{time.monotonic() - began:.0f} s"
+            row = replace(row, line=blamed(branch, shown), seconds=took)
             rows.append(row)
-            is_same = row.verdict == "same"
-            missed |= is_same is not (branch == COMMENTS) and branch not in UNSEEN
+            missed |= row.verdict != "same" if branch == COMMENTS else row.verdict in NOT_TOLD
             print(
                 f"{branch}: {row.verdict} {row.what} ({row.seconds})", file=sys.stderr, flush=True
             )
