@@ -119,7 +119,9 @@ class _Comparing:
         unsteady: list[Apart] = []
         if any(each.differ for each in counts.values()):
             counts, unsteady = self._count_again(sides, before, after, counts)
-        duets, floor = self._time(sides, [n for n in counts if is_timed(before, after, n)])
+            if not counts:
+                raise ComparisonError(_nothing_compared(unsteady))
+        duets, floor = self._time(sides, before, after, list(counts))
         compared = [
             Compared(name, found, tuple(duets.get(name, ()))) for name, found in counts.items()
         ]
@@ -224,7 +226,13 @@ class _Comparing:
                 f"no test was found in head by pytest {shown}: name some after --"
             )
         if observed.endings:
-            self._prove(side.label, observed.origins, observed.files | observed.conftests)
+            tree = self._trees[side.label]
+            files, conftests = observed.files, observed.conftests
+            # All of it is head's on both sides, so it proves nothing of the code.
+            given = [self._repository.prefix / path for path in self._wish.tests]
+            shared = given or self._tests or trees.test_paths(tree, files, conftests)
+            tests = [*files, *conftests, *map(tree.joinpath, shared)]
+            self._prove(side.label, observed.origins, tests)
         return observed
 
     def _count_again(
@@ -265,17 +273,13 @@ class _Comparing:
         both = sorted(before.records.keys() & after.records.keys())
         found, idle = list[str](), list[str]()
         for name in both:
-            tells = is_timed(before, after, name) or any(
-                is_busy(side.records[name]) for side in (before, after)
+            tells = any(
+                is_timed(side.records[name]) or is_busy(side.records[name])
+                for side in (before, after)
             )
             (found if tells else idle).append(name)
         if not found:
-            apart = self._apart(before, after)
-            reasons = [f"  {each.nodeid}: {each.reason}" for each in apart[:_MAX_NAMED]]
-            told = f"{len(both):,} that pass on both sides do nothing that is counted or timed"
-            raise ComparisonError(
-                "\n".join(["no test can be compared:", *reasons, *([f"  {told}"] if both else [])])
-            )
+            raise ComparisonError(_nothing_compared(self._apart(before, after), len(both)))
         return found, idle
 
     def _apart(self, before: Observed, after: Observed) -> list[Apart]:
@@ -314,7 +318,8 @@ class _Comparing:
         if tests and not any(trees.loaded_code(each, tree, tests) for each in loaded):
             raise ComparisonError(
                 f"nothing was loaded from the tree of {label} but tests, so that both sides would "
-                f"run the same code:\n{_REMEDY.format('DIR')}"
+                f"run the same code:\n{_REMEDY.format('DIR')}; where code is in a folder of tests, "
+                "name what belongs to the tests with --tests PATH"
             )
 
     def _likely_path(self, wrong: Iterable[trees.Elsewhere]) -> str:
@@ -328,10 +333,20 @@ class _Comparing:
     # -- times -------------------------------------------------------------------------------
 
     def _time(
-        self, sides: Mapping[str, Side], tests: Sequence[str]
+        self, sides: Mapping[str, Side], before: Observed, after: Observed, names: Sequence[str]
     ) -> tuple[dict[str, list[DuetResult]], float | None]:
+        """Time what is timed on both sides; what is on one side only is a result, too."""
+        tests = list[str]()
+        found: dict[str, list[DuetResult]] = {}
+        for name in names:
+            timed = [is_timed(side.records[name]) for side in (before, after)]
+            if all(timed):
+                tests.append(name)
+            elif any(timed):
+                side = "base" if timed[0] else "head"
+                found[name] = [DuetResult(name, "", reason=f"it is timed in {side} only")]
         if not tests:
-            return {}, None
+            return found, None
         floor = None
         if self._wish.self_check:
             environment = {**sides["head"].environment, SIDE: "base"}
@@ -340,7 +355,6 @@ class _Comparing:
             floor = noise_floor(self._duets(same, tests, "timing head against itself").values())
         pair = (sides["base"], sides["head"])
         results = self._duets(pair, tests, "timing", floor)
-        found: dict[str, list[DuetResult]] = {}
         for result in results.values():
             found.setdefault(result.nodeid, []).append(result)
         return found, floor
@@ -386,7 +400,9 @@ class _Comparing:
             try:
                 folders[label] = self._runs.profile(side, tests)
             except ComparisonError as error:
-                self._notes.append(f"what is slower could not be profiled: {error}")
+                self._notes.append(
+                    f"what is slower could not be profiled: {' '.join(str(error).split())}"
+                )
                 return compared
         return [
             replace(
@@ -398,6 +414,12 @@ class _Comparing:
             )
             for test in compared
         ]
+
+
+def _nothing_compared(apart: Sequence[Apart], idle: int = 0) -> str:
+    reasons = [f"  {each.nodeid}: {each.reason}" for each in apart[:_MAX_NAMED]]
+    told = f"  {idle:,} that pass on both sides do nothing that is counted or timed"
+    return "\n".join(["no test can be compared:", *reasons, *([told] if idle else [])])
 
 
 _REMEDY = (

@@ -26,7 +26,7 @@ from pytest_perfguard.commands import (
     report,
 )
 from pytest_perfguard.commands.exit_codes import FAULT, USAGE
-from pytest_perfguard.commands.printing import patient_output
+from pytest_perfguard.commands.printing import complain, patient_output
 from pytest_perfguard.errors import MetricError, PerfguardError, UsageError
 
 _COMMANDS = (report, compare, ab, history, doctor, explain, flamediff, prune, completion)
@@ -58,16 +58,16 @@ def _run(arguments: list[str]) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except (MetricError, UsageError) as error:
-        print(f"perfguard: {error}", file=sys.stderr)
+        complain(error)
         return USAGE
     except PerfguardError as error:
-        print(f"perfguard: {error}", file=sys.stderr)
+        complain(error)
         return FAULT
     except OSError as error:
-        print(f"perfguard: what was to be said cannot be written: {error}", file=sys.stderr)
+        complain(f"what was to be said cannot be written: {error}")
         return FAULT
     except KeyboardInterrupt:
-        print("perfguard: interrupted", file=sys.stderr)
+        complain("interrupted")
         return FAULT
     except Exception as error:  # noqa: BLE001 - Python would exit with 1, which is a breach
         _tell(error, in_full=options.traceback or bool(os.environ.get(_DEBUG)))
@@ -81,11 +81,7 @@ def _tell(error: Exception, *, in_full: bool) -> None:
         traceback.print_exception(error)
         return
     words = " ".join(f"{type(error).__name__}: {error}".split())
-    print(
-        f"perfguard: it failed by itself: {words} (perfguard --traceback, or {_DEBUG}=1, shows "
-        "where)",
-        file=sys.stderr,
-    )
+    complain(f"it failed by itself: {words} (perfguard --traceback, or {_DEBUG}=1, shows where)")
 
 
 def _parser() -> argparse.ArgumentParser:

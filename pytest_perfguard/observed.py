@@ -21,7 +21,7 @@ class Observed:
         collect_errors: why files could not be collected, by path.
         origins: file of each module of interest, by name; of those that processes of the run have
             loaded from different files, all of them.
-        files: of the tests that were found.
+        files: of the tests that were found, but for code that a doctest is in.
         conftests: that were loaded.
         root: pytest's root directory.
         ini: the file that pytest was configured by; None if there is none.
@@ -54,7 +54,7 @@ def observed(records: Iterable[Record], told: Sequence[Mapping[str, Any]]) -> Ob
         endings=endings,
         collect_errors={k: v for each in told for k, v in each["collect_errors"].items()},
         origins=tuple(each["origins"] for each in told),
-        files=frozenset(Path(file) for each in told for file in each["tests"].values()),
+        files=frozenset(Path(file) for each in told for file in each["files"]),
         conftests=frozenset(Path(file) for each in told for file in each["conftests"]),
         root=Path(first["root"]),
         ini=Path(first["ini"]) if first["ini"] else None,
@@ -69,12 +69,9 @@ def _ending(phases: Mapping[str, str]) -> str:
     return "passed" if "call" in phases else "it did not run"
 
 
-def is_timed(before: Observed, after: Observed, nodeid: str) -> bool:
-    """Return whether a test times something on both sides."""
-    return all(
-        any(span.timing is not None for span in side.records[nodeid].span.walk())
-        for side in (before, after)
-    )
+def is_timed(record: Record) -> bool:
+    """Return whether a test times something."""
+    return any(span.timing is not None for span in record.span.walk())
 
 
 def is_busy(record: Record) -> bool:

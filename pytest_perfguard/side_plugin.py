@@ -67,7 +67,8 @@ class _Report:
         self._wish = wish
         self._folder = Path(wish["folder"])
         self._is_worker = hasattr(config, "workerinput")
-        self._tests: dict[str, str] = {}
+        self._tests: list[str] = []
+        self._files: set[str] = set()
         self._outcomes: dict[str, dict[str, str]] = {}
         self._collect_errors: dict[str, str] = {}
 
@@ -90,7 +91,13 @@ class _Report:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Tell which tests there are, before anything could kill this process."""
-        self._tests = {item.nodeid: str(item.path) for item in session.items}
+        self._tests = [item.nodeid for item in session.items]
+        # What makes tests of a module that is code, as doctest does, makes it no file of tests.
+        self._files = {
+            str(item.path)
+            for item in session.items
+            if isinstance(item, pytest.Function) or item.path.suffix != ".py"
+        }
         self._write()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -120,6 +127,7 @@ class _Report:
             "root": str(config.rootpath),
             "ini": str(config.inipath or ""),
             "tests": self._tests,
+            "files": sorted(self._files),
             "outcomes": self._outcomes,
             "collect_errors": self._collect_errors,
             "conftests": [
@@ -138,5 +146,9 @@ def _reason(report: pytest.CollectReport | pytest.TestReport) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Report, where the environment says where to."""
+    # A pytest that a test starts is none of the comparison's.
+    known, own, _ = os.environ.get("PYTEST_ADDOPTS", "").partition(f"-p {PLUGIN}")
+    if own:
+        os.environ["PYTEST_ADDOPTS"] = known.strip()
     if wish := os.environ.get(VARIABLE):
         config.pluginmanager.register(_Report(config, json.loads(wish)), "perfguard-side")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_perfguard.commands.exit_codes import BREACH, FAULT, OK, USAGE
-from pytest_perfguard.errors import RevisionError, RunFileError
+from pytest_perfguard.commands.printing import complain
+from pytest_perfguard.errors import RevisionError
 
 if TYPE_CHECKING:
     from pytest_perfguard.ab_results import Comparison
@@ -100,11 +101,11 @@ def _ab(options: argparse.Namespace) -> int:
         _write(comparison, options)
     except RevisionError as error:
         progress.wipe()
-        print(f"perfguard: {error}", file=sys.stderr)
+        complain(error)
         return USAGE
     except KeyboardInterrupt:
         progress.wipe()
-        print("perfguard: interrupted: nothing was compared, and nothing is left", file=sys.stderr)
+        complain("interrupted: nothing was compared, and nothing is left")
         return FAULT
     finally:
         progress.wipe()
@@ -136,7 +137,8 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> None:
                     write_report(moved.picture, options.json / f"{name}.svg")
     told = append_to_summary(markdown(comparison))
     if told.startswith("warning: "):
-        raise RunFileError(told.removeprefix("warning: "))
+        # Nobody has asked for it, so no result is lost by it.
+        complain(told)
 
 
 class _Progress:

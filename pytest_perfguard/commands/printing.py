@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 from pytest_perfguard.runs import write_report
+from pytest_perfguard.visible import visible
 
 
 class _Patient:
@@ -45,8 +46,20 @@ class _Patient:
 @contextmanager
 def patient_output() -> Iterator[None]:
     """Let commands print whether or not anybody reads it."""
-    with redirect_stdout(cast("TextIO", _Patient(sys.stdout))):
-        yield
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123 - no place for a file
+        # Python has none where it was started with a closed one.
+        stdout, stderr = (stream or nowhere for stream in (sys.stdout, sys.stderr))
+        with redirect_stdout(cast("TextIO", _Patient(stdout))), redirect_stderr(stderr):
+            yield
+
+
+def complain(error: object) -> None:
+    """Say on standard error what is wrong; what programs have said in it acts on no terminal."""
+    first, *more = str(error).splitlines() or [""]
+    lines = [f"perfguard: {first}", *more]
+    # Nobody to tell it to changes no exit code.
+    with suppress(OSError, ValueError):
+        print("\n".join(map(visible, lines)), file=sys.stderr, flush=True)
 
 
 def _say_in(encoding: str, text: str) -> None:

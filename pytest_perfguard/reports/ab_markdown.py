@@ -48,8 +48,10 @@ def markdown(comparison: Comparison) -> str:
         if told := brief(test):
             lines += _explained(f"{html_code(test.nodeid)}: {test.grade}", told)
     if comparison.apart:
-        told = [f"{each.nodeid}: {each.reason}" for each in comparison.apart]
-        lines += _explained(f"{len(told):,} not comparable", told)
+        told = [f"{each.nodeid}: {each.reason}" for each in comparison.apart[:_MAX_ROWS]]
+        if more := len(comparison.apart) - len(told):
+            told.append(f"... and {more:,} more")
+        lines += _explained(f"{len(comparison.apart):,} not comparable", told)
     return "\n".join(lines) + "\n"
 
 

@@ -15,6 +15,9 @@ _MAX_LINE = 500
 # What could be markup; the ends of links only where they could be some.
 _SPECIAL = re.compile(r"""[!"#$&*+<=>?@\[\\\]^_`{|}~]|:(?=//)|(?<=www)\.""", re.IGNORECASE)
 _SIGN = re.compile(r"[!-/:-@\[-`{-~]")
+_LINK = re.compile(r"@|:(?=//)|(?<=www)\.", re.IGNORECASE)
+# Mentions, references and addresses are looked for in what Markdown has become: it ends them.
+_WORD_JOINER = "&#8288;"
 
 
 def clipped(text: str, length: int) -> str:
@@ -31,9 +34,7 @@ def prose(text: str, length: int = _MAX_TEXT) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    # Mentions, references and addresses are looked for in what Markdown has become: a word joiner
-    # ends them.
-    return f"\\{match[0]}&#8288;" if match[0] in "@#:." else f"\\{match[0]}"
+    return f"\\{match[0]}{_WORD_JOINER if match[0] in '@#:.' else ''}"
 
 
 def code(text: str, length: int = _MAX_TEXT) -> str:
@@ -48,7 +49,13 @@ def code(text: str, length: int = _MAX_TEXT) -> str:
 
 def html_code(text: str, length: int = _MAX_TEXT) -> str:
     """Return the text as code where Markdown is not read, as in the summary of what is folded."""
-    return f"<code>{_SIGN.sub(lambda match: f'&#{ord(match[0])};', clipped(text, length))}</code>"
+    shown = clipped(text, length)
+    links = {match.start() for match in _LINK.finditer(shown)}
+
+    def sign(match: re.Match[str]) -> str:
+        return f"&#{ord(match[0])};{_WORD_JOINER if match.start() in links else ''}"
+
+    return f"<code>{_SIGN.sub(sign, shown)}</code>"
 
 
 def fenced(lines: Iterable[str], language: str = "text") -> list[str]:

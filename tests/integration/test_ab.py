@@ -206,6 +206,67 @@ def test_a_side_that_imports_other_code_is_refused(
     ) in err
 
 
+def test_what_is_no_test_of_head_runs_with_the_code_of_each_side(
+    ab: Ab, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Doctests are in the code, a pytest that a test starts is none of ours."""
+    edit("shop.py", "def seed():", 'def seed():\n    """\n    >>> 1 + 1\n    2\n    """')
+    project.joinpath("tests", "test_more.py").write_text(
+        "import os, subprocess, sys\nimport shop\n\n\n"
+        "def test_timed(perf):\n"
+        "    shop.get_email(1)\n"
+        "    if hasattr(shop, 'fast'):\n"
+        "        perf.time(shop.fast, name='fast', rounds=5, warmup=0)\n\n\n"
+        "def test_inner(tmp_path):\n"
+        "    tmp_path.joinpath('test_in.py').write_text('def test_it(): pass')\n"
+        "    assert 'perfguard' not in os.environ.get('PYTEST_ADDOPTS', '')\n"
+        "    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', 'test_in.py']\n"
+        "    subprocess.run(command, cwd=tmp_path, check=True)\n"
+    )
+    git("add", "-A")
+    git("commit", "-qm", "two")
+    edit("shop.py", ".options(selectinload(Resource.owner))", "")
+    edit("shop.py", "def seed():", "def fast():\n    pass\n\n\ndef seed():")
+    assert ab("main", pytest_args=("--doctest-modules", "shop.py", "tests")) == 1
+    shown = capsys.readouterr().out
+    assert "COSTLIER tests/test_shop.py::test_list\n  sql_queries     2 -> 21\n" in shown
+    assert "  tests/test_more.py::test_timed\n" in shown
+    assert "not comparable: it is timed in head only" in shown
+    assert "2 tests compared: 1 costlier, 1 undecided; 3 without anything to compare" in shown
+
+
+def test_code_in_a_folder_of_tests_is_no_code_of_base(
+    ab: Ab, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in ("shop.py", "plain.py"):
+        git("mv", path, f"tests/{path}")
+    git("commit", "-qm", "two")
+    edit("tests/shop.py", ".options(selectinload(Resource.owner))", "")
+    assert ab("main") == 3
+    err = capsys.readouterr().err
+    assert "nothing was loaded from the tree of head but tests" in err
+    assert "where code is in a folder of tests, name what belongs to the tests with --tests" in err
+    assert ab("main", "--tests=tests/test_shop.py") == 1
+
+
+def test_what_fails_when_it_is_counted_again_is_not_passed(
+    ab: Ab, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.joinpath("tests", "test_shop.py").write_text(
+        "import shop\nfrom pathlib import Path\n\n\ndef test_once():\n"
+        f"    mark = Path({str(tmp_path)!r}, shop.__file__.replace('/', '_'))\n"
+        "    assert not mark.exists()\n"
+        "    mark.touch()\n"
+        "    shop.list_eagerly()\n"
+    )
+    edit("shop.py", ".options(selectinload(Resource.owner))", "")
+    assert ab("main") == 3
+    assert (
+        "no test can be compared:\n"
+        "  tests/test_shop.py::test_once: passed once, and not when it was run again\n"
+    ) in capsys.readouterr().err
+
+
 def test_tests_of_nothing_compare_nothing(
     ab: Ab, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
