@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from pytest_perfguard import duet
 from pytest_perfguard.duet import DuetResult
@@ -18,6 +19,7 @@ class Grade(StrEnum):
     COSTLIER = "costlier"
     SLOWER = "slower"
     UNDECIDED = "undecided"
+    NOT_TIMED = "not timed"
     FLAKY = "flaky"
     CHANGED = "changed"
     CHEAPER = "cheaper"
@@ -99,6 +101,34 @@ class Compared:
         """Whether head is slower or costlier in anything of it."""
         return any(grade.fails for grade in self.grades)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is said of it as JSON data: values in base units, times as shares."""
+        return {
+            "nodeid": self.nodeid,
+            "grades": [str(grade) for grade in Grade if grade in (self.grades or {Grade.SAME})],
+            "counts": [
+                {
+                    "metric": verdict.metric,
+                    "grade": str(BY_STATUS[verdict.status]),
+                    "base": verdict.limit,
+                    "head": verdict.value,
+                    "changes": list(verdict.changes),
+                }
+                for verdict in self.counts.verdicts
+            ],
+            "flaky": list(self.counts.flaky),
+            "calls": [
+                {
+                    "call": each.call,
+                    "verdict": str(each.verdict),
+                    "text": each.text,
+                    "cpu": each.cpu and each.cpu.to_dict(),
+                    "waiting": each.waiting and each.waiting.to_dict(),
+                }
+                for each in self.duets
+            ],
+        }
+
     @property
     def grade(self) -> Grade:
         """What is to be said of it first."""
@@ -117,17 +147,21 @@ BY_VERDICT = {
     duet.Verdict.SLOWER: Grade.SLOWER,
     duet.Verdict.FASTER: Grade.FASTER,
     duet.Verdict.UNDECIDED: Grade.UNDECIDED,
-    # It passes on both sides when it is counted, so there is a reason to be told.
-    duet.Verdict.NOT_COMPARABLE: Grade.UNDECIDED,
+    duet.Verdict.NOT_COMPARABLE: Grade.NOT_TIMED,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Apart:
-    """A test, or a file of tests, that cannot be compared."""
+    """A test, or a file of tests, that cannot be compared.
+
+    Attributes:
+        is_lost: whether it passes in base, and fails in head.
+    """
 
     nodeid: str
     reason: str
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +206,41 @@ class Comparison:
         """Return the tests of which one of the grades is the first to be told."""
         return [test for test in self.compared if test.grade in grades]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is said of it as JSON data; the runs are files of their own."""
+        return {
+            "base": self.base,
+            "head": self.head,
+            "fails": self.fails,
+            "totals": self.totals,
+            "notes": list(self.notes),
+            "noise_floor": self.noise_floor,
+            "not_pinned": self.not_pinned,
+            "seconds": round(self.seconds, 3),
+            "tests": [test.to_dict() for test in self.compared],
+            "not_comparable": [{"nodeid": one.nodeid, "reason": one.reason} for one in self.apart],
+            "idle": list(self.idle),
+        }
+
+    @property
+    def doubts(self) -> list[str]:
+        """What keeps a comparison without a finding from being all right, in words."""
+        found = [
+            (self._count(Grade.UNDECIDED), "undecided"),
+            (self._count(Grade.NOT_TIMED), "not timed"),
+            (sum(each.is_lost for each in self.apart), "failing in head only"),
+        ]
+        return [f"{several(number, 'test')} {what}" for number, what in found if number]
+
+    def _count(self, grade: Grade) -> int:
+        return sum(grade in (test.grades or {Grade.SAME}) for test in self.compared)
+
     @property
     def totals(self) -> str:
-        """Return how many tests there are of each grade, in words."""
-        parts = [f"{len(found):,} {grade}" for grade in Grade if (found := self.of(grade))]
-        told = [f"{several(len(self.compared), 'test')} compared: {', '.join(parts)}"]
+        """Return how many tests there are of each grade, in words; some may have several."""
+        parts = [f"{number:,} {grade}" for grade in Grade if (number := self._count(grade))]
+        timed = f" ({several(self.timed, 'call')} timed)" if self.timed else ""
+        told = [f"{several(len(self.compared), 'test')} compared{timed}: {', '.join(parts)}"]
         if self.apart:
             told.append(f"{len(self.apart):,} not comparable")
         if self.idle:

@@ -19,17 +19,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from statistics import fmean, pstdev
-from typing import Any, Self
+from itertools import chain
+from statistics import fmean, median, pstdev
+from typing import Any, Literal, Self
 
 from pytest_perfguard.errors import DuetError
 from pytest_perfguard.meetings import Meeting
+from pytest_perfguard.units import Unit, show
 
 # A standard error of a single pair of blocks is none.
 _FEWEST_FOR_ERROR = 4
 # A limit that is widened keeps its distance from where a call passes at once.
 _PASSES_BELOW = 0.6
 _NOISE_DEVIATIONS = 3
+# Share of the whole time of a call that its CPU time has to change by: what a call computes that
+# hardly does anything but wait may double, and nobody will ever notice.
+_OF_ALL = 0.01
 # Standard errors by which an effect has to exceed the limit where it is not known well.
 _SURELY = 2
 
@@ -341,14 +346,27 @@ class DuetResult:
             return f"{self.verdict}: {self.reason}"
         if self.verdict is Verdict.UNDECIDED:
             return f"{self.verdict}: {self.reason}"
+        cpu = " -> ".join(show(seconds, Unit.SECONDS) for seconds in self.medians("cpu"))
+        waits = " -> ".join(show(seconds, Unit.SECONDS) for seconds in self.medians("waiting"))
+        whole = show(median(meeting.base.needed for meeting in self.meetings), Unit.SECONDS)
         changed = [
             f"{outcome.text} ({of})"
-            for outcome, of in ((self.cpu, "CPU time"), (self.waiting, "waiting"))
+            for outcome, of in (
+                (self.cpu, f"CPU time of a call {cpu}"),
+                (self.waiting, f"waiting {waits} in a call of {whole}"),
+            )
             if outcome.verdict in _CHANGED
         ]
-        if len(changed) == 1 and self.cpu.verdict in _CHANGED:
-            return self.cpu.text
         return ", ".join(changed) or str(self.verdict)
+
+    def medians(self, kind: Literal["cpu", "waiting"]) -> tuple[float, float]:
+        """Return the seconds of a call of base and of head: of all blocks the middle one."""
+        sides = (
+            [getattr(m.base, kind) for m in self.meetings],
+            [getattr(m.head, kind) for m in self.meetings],
+        )
+        base, head = (max(0.0, median(chain.from_iterable(side))) for side in sides)
+        return base, head
 
     @property
     def is_open(self) -> bool:
@@ -382,8 +400,12 @@ class DuetResult:
 
 def rules(meetings: Iterable[Meeting], noise_floor: float | None = None) -> tuple[Rule, Rule]:
     """Return the rules for CPU time and for waiting; the wider ones if a meeting was not pinned."""
-    pinned = not any(meeting.not_pinned for meeting in meetings)
-    return cpu_rule(pinned=pinned, noise_floor=noise_floor), waiting_rule(pinned=pinned)
+    met = list(meetings)
+    pinned = not any(meeting.not_pinned for meeting in met)
+    floor = max((_OF_ALL / one.base.computes for one in met if one.base.cpu), default=0.0)
+    if noise_floor is not None:
+        floor = max(floor, noise_floor)
+    return cpu_rule(pinned=pinned, noise_floor=floor), waiting_rule(pinned=pinned)
 
 
 def noise_floor(results: Iterable[DuetResult]) -> float:

@@ -29,6 +29,11 @@ class Blocks:
         """Seconds that a call needs where nobody is in its way: on a core, or waiting."""
         return median(self.cpu) + max(0.0, median(self.waiting))
 
+    @property
+    def computes(self) -> float:
+        """Share of that time in which it is on a core."""
+        return median(self.cpu) / self.needed
+
     def to_dict(self) -> dict[str, Any]:
         """Return this object as JSON data."""
         return {name: list(values) for name, values in asdict(self).items()}

@@ -96,7 +96,8 @@ def not_comparable(before: Observed, after: Observed) -> list[Apart]:
         if (was is None or now is None) and nodeid.partition("::")[0] in broken:
             continue
         if reason := _reason(was, now):
-            found.append(Apart(nodeid, reason))
+            is_lost = was == "passed" and now is not None and not now.startswith("skipped")
+            found.append(Apart(nodeid, reason, is_lost))
         elif nodeid not in before.records or nodeid not in after.records:
             found.append(Apart(nodeid, "is not measured"))
     return found

@@ -8,12 +8,13 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_perfguard.commands.exit_codes import BREACH, FAULT, OK, USAGE
 from pytest_perfguard.commands.printing import complain
-from pytest_perfguard.errors import RevisionError
+from pytest_perfguard.errors import PerfguardError, RevisionError
 
 if TYPE_CHECKING:
     from pytest_perfguard.ab_results import Comparison
@@ -66,7 +67,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--json",
         type=Path,
         metavar="DIR",
-        help="write base/run.json, head/run.json, times.json and pictures",
+        help="write result.json, base/run.json, head/run.json, times.json and pictures",
+    )
+    parser.add_argument(
+        "--undecided",
+        choices=("report", "fail"),
+        default="report",
+        help="whether a time that cannot be judged makes the exit code 1 (default: %(default)s)",
     )
     parser.set_defaults(run=_ab)
 
@@ -84,6 +91,7 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _ab(options: argparse.Namespace) -> int:
     from pytest_perfguard.ab import Wish, compare_revisions  # noqa: PLC0415 - costly
+    from pytest_perfguard.ab_results import Grade  # noqa: PLC0415
 
     progress = _Progress()
     wish = Wish(
@@ -99,17 +107,31 @@ def _ab(options: argparse.Namespace) -> int:
         comparison = compare_revisions(wish, Path.cwd(), progress)
         progress.wipe()
         _write(comparison, options)
-    except RevisionError as error:
+    except PerfguardError as error:
         progress.wipe()
         complain(error)
-        return USAGE
+        _write_failure(error, options.markdown)
+        return USAGE if isinstance(error, RevisionError) else FAULT
     except KeyboardInterrupt:
         progress.wipe()
         complain("interrupted: nothing was compared, and nothing is left")
         return FAULT
     finally:
         progress.wipe()
-    return BREACH if comparison.fails else OK
+    undecided = options.undecided == "fail" and comparison.of(Grade.UNDECIDED, Grade.NOT_TIMED)
+    return BREACH if comparison.fails or undecided else OK
+
+
+def _write_failure(error: PerfguardError, file: Path | None) -> None:
+    """Tell where the result would have been read that there is none."""
+    from pytest_perfguard.github_actions import append_to_summary  # noqa: PLC0415
+    from pytest_perfguard.reports.ab_markdown import no_result  # noqa: PLC0415
+    from pytest_perfguard.runs import write_report  # noqa: PLC0415
+
+    if file is not None:
+        with suppress(PerfguardError):
+            write_report(no_result(error), file)
+    append_to_summary(no_result(error))
 
 
 def _write(comparison: Comparison, options: argparse.Namespace) -> None:
@@ -128,6 +150,8 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> None:
     if options.json:
         for label, run in zip(("base", "head"), comparison.runs, strict=True):
             write_run(run, options.json / label / "run.json")
+        result = json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False)
+        write_report(f"{result}\n", options.json / "result.json")
         timed = [duet.to_dict() for test in comparison.compared for duet in test.duets]
         write_report(json.dumps(timed, indent=1) + "\n", options.json / "times.json")
         for test in comparison.compared:

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from pytest_perfguard import duet
 from pytest_perfguard.ab_results import BY_STATUS, BY_VERDICT, Compared, Comparison, Grade
-from pytest_perfguard.reports.ab_text import about_times, brief, change, explained, worse
+from pytest_perfguard.reports.ab_text import (
+    about_times,
+    apart,
+    brief,
+    change,
+    explained,
+    headline,
+    worse,
+)
 from pytest_perfguard.reports.escaping import code, fenced, folded, html_code, prose
 
 # GitHub refuses summaries above a megabyte, and comments above 65,536 characters.
@@ -16,6 +24,7 @@ _SIGNS = {
     Grade.COSTLIER: "❌",
     Grade.SLOWER: "❌",
     Grade.UNDECIDED: "❔",
+    Grade.NOT_TIMED: "❔",
     Grade.FLAKY: "❔",
     Grade.CHANGED: "🔁",
     Grade.CHEAPER: "✅",
@@ -23,11 +32,15 @@ _SIGNS = {
 }
 
 
+def no_result(error: object) -> str:
+    """Return why there is no comparison, where one was to be."""
+    return "\n".join(["## perfguard: ❔ No result", "", *fenced([str(error)]), ""])
+
+
 def markdown(comparison: Comparison) -> str:
     """Return the whole of it; what is the same is only counted."""
-    verdict = "❌ Costlier or slower" if comparison.fails else "✅ Nothing is costlier or slower"
     lines = [
-        f"## perfguard: {verdict}",
+        f"## perfguard: {headline(comparison)}",
         "",
         f"{code(comparison.base)} against {code(comparison.head)}. {comparison.totals}.",
         "",
@@ -48,10 +61,11 @@ def markdown(comparison: Comparison) -> str:
         if told := brief(test):
             lines += _explained(f"{html_code(test.nodeid)}: {test.grade}", told)
     if comparison.apart:
-        told = [f"{each.nodeid}: {each.reason}" for each in comparison.apart[:_MAX_ROWS]]
-        if more := len(comparison.apart) - len(told):
-            told.append(f"... and {more:,} more")
-        lines += _explained(f"{len(comparison.apart):,} not comparable", told)
+        told = apart(comparison)
+        if more := len(told[_MAX_ROWS:]):
+            told[_MAX_ROWS:] = [f"... and {more:,} more"]
+        lost = any(each.is_lost for each in comparison.apart)
+        lines += _explained(f"{len(comparison.apart):,} not comparable", told, is_open=lost)
     return "\n".join(lines) + "\n"
 
 
@@ -64,7 +78,8 @@ def _rows(test: Compared) -> Iterable[str]:
     for each in test.duets:
         if each.verdict is not duet.Verdict.SAME:
             sign = _SIGNS[BY_VERDICT[each.verdict]]
-            yield f"| {sign} | {name} | {code(each.call or 'times')} | {prose(each.text)} |"
+            said = prose(each.text.replace("->", "→"))
+            yield f"| {sign} | {name} | {code(each.call or 'times')} | {said} |"
     for line in test.counts.flaky:
         metric, _, values = line.partition(": ")
         yield f"| {_SIGNS[Grade.FLAKY]} | {name} | {metric} | flaky: {prose(values)} |"

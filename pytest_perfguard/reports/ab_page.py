@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
+from operator import attrgetter
 
 from pytest_perfguard.ab_results import Compared, Comparison, Grade
-from pytest_perfguard.duet import DuetResult
-from pytest_perfguard.reports.ab_text import about_times, brief, explained
-from pytest_perfguard.units import Unit, show
+from pytest_perfguard.duet import DuetResult, Outcome, Verdict
+from pytest_perfguard.reports.ab_text import about_times, apart, brief, explained, headline, worse
+from pytest_perfguard.units import Unit, several, show
 from pytest_perfguard.visible import visible
 
 _BINS, _WIDTH, _HEIGHT = 40, 560, 110
@@ -46,13 +47,14 @@ def page(comparison: Comparison) -> str:
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head><body>",
         f'<h1><span class="key base">{_text(comparison.base)}</span> against',
         f'<span class="key head">{_text(comparison.head)}</span></h1>',
+        f"<p><strong>{_text(headline(comparison))}</strong></p>",
         f"<p>{_text(comparison.totals)}</p>",
         *_list([*comparison.notes, *about_times(comparison)]),
         *(part for test in ordered for part in _section(test)),
     ]
     if comparison.apart:
-        told = [f"{each.nodeid}: {each.reason}" for each in comparison.apart]
-        parts += ["<section><h2>Not comparable</h2>", *_list(told), "</section>"]
+        told = _list(apart(comparison))
+        parts += ["<section><h2>Not comparable</h2>", *told, "</section>"]
     return "\n".join([*parts, "</body></html>\n"])
 
 
@@ -62,7 +64,8 @@ def _section(test: Compared) -> Iterable[str]:
     if not lines and not any(each.meetings for each in test.duets):
         return
     yield f'<section class="{"worse" if failing else "fine"}">'
-    yield f"<h2>{_text(test.nodeid)}: {test.grade}</h2>"
+    said = " and ".join(worse(test)) or str(test.grade)
+    yield f"<h2>{_text(test.nodeid)}: {said}</h2>"
     if lines:
         yield f"<pre>{_text(chr(10).join(lines))}</pre>"
     for each in test.duets:
@@ -77,23 +80,36 @@ def _section(test: Compared) -> Iterable[str]:
 
 
 def _distributions(result: DuetResult) -> Iterable[str]:
-    base = [seconds for meeting in result.meetings for seconds in meeting.base.cpu]
-    head = [seconds for meeting in result.meetings for seconds in meeting.head.cpu]
-    if not base or not head:
-        return
-    effects = ", ".join(
-        f"{100 * effect:+.1f} %" for effect in (result.cpu.effects if result.cpu else ())
-    )
-    yield f"<figure>{histograms(base, head)}<figcaption>{_text(result.call)}:"
+    """Draw what was judged: CPU time, and waiting where that is another one."""
+    yield f"<p>{_text(result.call)}: {_text(result.text)}</p>"
+    if result.cpu is not None:
+        base, head = (
+            [seconds for meeting in result.meetings for seconds in side(meeting).cpu]
+            for side in (attrgetter("base"), attrgetter("head"))
+        )
+        yield from _figure(base, head, "CPU time", result.cpu)
+    if result.waiting is not None and result.waiting.verdict is not Verdict.SAME:
+        base, head = (
+            [max(0.0, seconds) for meeting in result.meetings for seconds in side(meeting).waiting]
+            for side in (attrgetter("base"), attrgetter("head"))
+        )
+        yield from _figure(base, head, "waiting", result.waiting)
+
+
+def _figure(
+    base: Sequence[float], head: Sequence[float], what: str, outcome: Outcome
+) -> Iterable[str]:
+    effects = ", ".join(f"{100 * effect:+.1f} %" for effect in outcome.effects)
+    yield f"<figure>{histograms(base, head, what)}<figcaption>"
     yield (
-        f"{_text(result.text)}; "
-        f'CPU time of a call, <span class="key base">base {_median(base)}</span>, '
-        f'<span class="key head">head {_median(head)}</span>; {len(base):,} pairs of blocks, '
-        f"{_text(effects)}</figcaption></figure>"
+        f'{what} of a call: <span class="key base">base {_median(base)}</span>, '
+        f'<span class="key head">head {_median(head)}</span> (the lines: medians; the last bar has '
+        f"all that took longer); {several(len(base), 'pair')} of blocks; head by pair of "
+        f"processes {effects}, limit {100 * outcome.limit:.0f} %</figcaption></figure>"
     )
 
 
-def histograms(base: Sequence[float], head: Sequence[float]) -> str:
+def histograms(base: Sequence[float], head: Sequence[float], what: str = "CPU time") -> str:
     """Return the distributions of both sides over each other, as SVG."""
     everything = sorted([*base, *head])
     low = everything[0]
@@ -108,7 +124,7 @@ def histograms(base: Sequence[float], head: Sequence[float]) -> str:
     most = max(map(max, counts.values()))
     parts = [
         f'<svg class="times" role="img" viewBox="0 0 {_WIDTH} {_HEIGHT + 18}" width="{_WIDTH}">',
-        "<title>Distribution of the CPU time of a call on both sides</title>",
+        f"<title>Distribution of the {what} of a call on both sides</title>",
     ]
     for name, shares in counts.items():
         parts.append(f'<g class="{name}">')

@@ -16,6 +16,7 @@ _MAX_LISTED = 10
 _MAX_CHANGES = 10
 _TITLES = {
     Grade.UNDECIDED: "undecided",
+    Grade.NOT_TIMED: "not timed on both sides",
     Grade.FLAKY: "flaky: differs between two runs of one side, and is not judged",
     Grade.CHANGED: "changed, at no cost",
     Grade.CHEAPER: "cheaper",
@@ -41,10 +42,25 @@ def text(comparison: Comparison, width: int = 100) -> str:
     for grade, title in _TITLES.items():
         lines += _listed(title, comparison.of(grade), lambda test: [test.nodeid, *brief(test)])
     if comparison.apart:
-        told = [f"{each.nodeid}: {each.reason}" for each in comparison.apart]
+        told = apart(comparison)
         lines += ["", f"not comparable ({len(told):,}):", *_some([[line] for line in told])]
     lines += ["", f"{comparison.totals} ({show(comparison.seconds, Unit.SECONDS)})"]
     return "".join(f"{visible(line)}\n" for line in lines)
+
+
+def headline(comparison: Comparison) -> str:
+    """Return what is said of the whole of it, with a sign."""
+    if comparison.fails:
+        return "❌ Costlier or slower"
+    if doubts := comparison.doubts:
+        return f"❔ Nothing is costlier or slower, but {', '.join(doubts)}"
+    return "✅ Nothing is costlier or slower"
+
+
+def apart(comparison: Comparison) -> list[str]:
+    """Return what is not comparable with its reason, a line each: what fails in head only first."""
+    ordered = sorted(comparison.apart, key=lambda each: not each.is_lost)
+    return [f"{each.nodeid}: {each.reason}" for each in ordered]
 
 
 def about_times(comparison: Comparison) -> list[str]:
@@ -58,9 +74,15 @@ def about_times(comparison: Comparison) -> list[str]:
             "differences are told"
         )
     if comparison.noise_floor is not None:
+        limits = [each.cpu.limit for test in comparison.compared for each in test.duets if each.cpu]
+        noise = comparison.noise_floor
         notes.append(
-            f"head against itself differed by up to {100 * comparison.noise_floor:.1f} %: what is "
-            "below that is not told"
+            f"head against itself differed by up to {100 * noise:.1f} %: "
+            + (
+                "that is the limit here"
+                if noise >= min(limits, default=0.0)
+                else f"the limit stays at {100 * min(limits):.0f} %"
+            )
         )
     return notes
 

@@ -127,6 +127,9 @@ def test_a_comment_changes_nothing(
     assert markdown.startswith("## perfguard: ✅ Nothing is costlier or slower\n")
     assert summary.read_text("utf-8") == f"before\n{markdown}"
     assert "1 test compared: 1 same" in out.joinpath("ab.html").read_text("utf-8")
+    result = json.loads(out.joinpath("result.json").read_text("utf-8"))
+    assert (result["fails"], result["tests"][0]["grades"]) == (False, ["same"])
+    assert result["idle"] == ["tests/test_shop.py::test_nothing"]
     runs = [read_run(out / side / "run.json") for side in ("base", "head")]
     assert runs[0].source == {"commit": git("rev-parse", "main").strip()}
     assert runs[1].source["dirty"] == "yes"
@@ -232,7 +235,7 @@ def test_what_is_no_test_of_head_runs_with_the_code_of_each_side(
     assert "COSTLIER tests/test_shop.py::test_list\n  sql_queries     2 -> 21\n" in shown
     assert "  tests/test_more.py::test_timed\n" in shown
     assert "not comparable: it is timed in head only" in shown
-    assert "2 tests compared: 1 costlier, 1 undecided; 3 without anything to compare" in shown
+    assert "2 tests compared: 1 costlier, 1 not timed; 3 without anything to compare" in shown
 
 
 def test_code_in_a_folder_of_tests_is_no_code_of_base(
@@ -282,8 +285,10 @@ def test_tests_of_nothing_compare_nothing(
     assert "no test was found in head by pytest" in capsys.readouterr().err
 
 
-def test_wrong_usage_is_told(ab: Ab, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ab("mian") == 2
+def test_wrong_usage_is_told(ab: Ab, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "ab.md"
+    assert ab("mian", f"--markdown={report}") == 2
+    assert report.read_text("utf-8").startswith("## perfguard: ❔ No result\n\n```text\nthere is")
     assert capsys.readouterr().err.startswith("perfguard: there is no revision 'mian' here")
     assert ab("main", pytest_args=("--no-such-option",)) == 2
     assert "pytest refuses its arguments on the side head:" in capsys.readouterr().err

@@ -58,5 +58,9 @@ def comparison(*tests: Compared, **fields: object) -> Comparison:
     return Comparison(compared=tests, **{**known, **fields})  # type: ignore[arg-type]
 
 
-def apart(nodeid: str = "tests/test_b.py::test_new", reason: str = "exists in head only") -> Apart:
-    return Apart(nodeid, reason)
+def apart(
+    nodeid: str = "tests/test_b.py::test_new",
+    reason: str = "exists in head only",
+    is_lost: bool = False,
+) -> Apart:
+    return Apart(nodeid, reason, is_lost)

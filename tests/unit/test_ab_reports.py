@@ -29,9 +29,22 @@ def test_a_timed_call_that_cannot_be_compared_is_never_the_same() -> None:
     lost = DuetResult("t", "", reason="head was killed")
     assert lost.verdict is Verdict.NOT_COMPARABLE
     test = compared("t", 1, 1, lost)
-    assert test.grade is Grade.UNDECIDED
+    assert test.grade is Grade.NOT_TIMED
     assert "  times: not comparable: head was killed\n" in text(comparison(test))
     assert comparison(test).timed == 0
+    assert markdown(comparison(test)).startswith(
+        "## perfguard: ❔ Nothing is costlier or slower, but 1 test not timed\n"
+    )
+
+
+def test_what_fails_in_head_only_is_no_good_end() -> None:
+    lost = apart("tests/test_b.py::test_it", "passes in base only; in head: failed: KeyError", True)
+    shown = markdown(comparison(compared("t", 1, 1), apart=(apart(), lost)))
+    assert shown.startswith(
+        "## perfguard: ❔ Nothing is costlier or slower, but 1 test failing in head only\n"
+    )
+    assert "<details open><summary>2 not comparable" in shown
+    assert "```text\ntests/test_b.py::test_it: passes in base only" in shown
 
 
 def test_text_names_what_is_worse_with_its_cause() -> None:
@@ -65,10 +78,12 @@ def test_text_tells_times_with_what_moved() -> None:
     moved = Moved("GET /items", ("profiled: 1 ms became 2 ms", "+1 ms in `slow`"), "<svg/>")
     test = compared("tests/test_a.py::test_it", 1, 1, duet(0.5), duet(0.0, "GET /"), moved=(moved,))
     shown = text(comparison(test, noise_floor=0.06))
-    assert "note: head against itself differed by up to 6.0 %" in shown
+    assert "note: head against itself differed by up to 6.0 %: that is the limit here\n" in shown
+    shown = text(comparison(test, noise_floor=0.026))
+    assert "note: head against itself differed by up to 2.6 %: the limit stays at 5 %\n" in shown
     assert (
         "SLOWER tests/test_a.py::test_it\n"
-        "  GET /items: slower by 50 %\n"
+        "  GET /items: slower by 50 % (CPU time of a call 1 ms -> 1.5 ms)\n"
         "      profiled: 1 ms became 2 ms\n"
         "      +1 ms in `slow`\n"
     ) in shown
@@ -79,7 +94,7 @@ def test_text_tells_times_with_what_moved() -> None:
     ("test", "title"),
     [
         (compared("t", 5, 1), "cheaper (1):\n  t\n    sql_queries     6 -> 2\n"),
-        (compared("t", 1, 1, duet(-0.4)), "faster (1):\n  t\n    GET /items: faster by 40 %\n"),
+        (compared("t", 1, 1, duet(-0.4)), "faster (1):\n  t\n    GET /items: faster by 40 % "),
     ],
 )
 def test_text_tells_what_is_better(test: object, title: str) -> None:
@@ -111,7 +126,7 @@ def test_markdown_has_a_row_for_each_change_and_its_cause_folded() -> None:
     assert "> a \\*note\\*  \n" in shown
     name = html_code(test.nodeid)
     assert f"| ❌ | {name} | sql_queries | 1 → 21 |\n" in shown
-    assert "| `GET /items` | slower by 50 % |\n" in shown
+    assert "| `GET /items` | slower by 50 % (CPU time of a call 1 ms → 1.5 ms) |\n" in shown
     assert f"<details open><summary>{name}: costlier and slower</summary>" in shown
     assert f"      +20x {LAZY}  at app/crud.py:31 in rows\n" in shown
     assert "```text\ntests/test_b.py::test_new: <b>\n```" in shown
@@ -122,7 +137,7 @@ def test_markdown_of_a_comparison_without_a_finding_is_short() -> None:
     assert shown == (
         "## perfguard: ✅ Nothing is costlier or slower\n\n"
         "`main (0123456789)` against `the working tree (1 uncommitted file)`. "
-        "1 test compared: 1 same.\n\n"
+        "1 test compared (1 call timed): 1 same.\n\n"
     )
 
 

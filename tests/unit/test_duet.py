@@ -220,20 +220,42 @@ def test_waiting_that_is_not_seen_to_have_changed_is_the_same() -> None:
 def test_a_call_that_waits_longer_is_slower_though_it_needs_no_more_of_a_core() -> None:
     result = DuetResult.of("test_it.py::test", "GET /", [meeting(waits=0.0005)] * 3)
 
-    assert (result.verdict, result.text) == (Verdict.SLOWER, "slower by 50 % (waiting)")
+    assert (result.verdict, result.text) == (
+        Verdict.SLOWER,
+        "slower by 50 % (waiting 0 s -> 500 µs in a call of 1 ms)",
+    )
 
 
 # -- results -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict"), [(0.9, Verdict.SAME), (1.1, Verdict.SLOWER), (-0.4, Verdict.SAME)]
+)
+def test_what_a_call_computes_that_waits_has_to_change_by_a_share_of_all_of_it(
+    more: float, verdict: Verdict
+) -> None:
+    """It computes for 1 ms of 100 ms, so that twice as much is the limit."""
+    waits = (0.099,) * 8
+    base = Blocks((0.001,) * 8, (0.1,) * 8, waits)
+    head = Blocks((0.001 * (1 + more),) * 8, (0.1 + 0.001 * more,) * 8, waits)
+    result = DuetResult.of("t", "c", [Meeting(base, head, 1, 2.0)] * 3)
+    assert result.verdict is verdict
+    assert result.cpu is not None
+    assert result.cpu.limit == pytest.approx(1.0)
 
 
 def test_a_result_says_how_large_a_change_is() -> None:
     meetings = [meeting(share) for share in (0.118, 0.091, 0.10)]
     result = DuetResult.of("test_it.py::test", "GET /", meetings)
 
-    assert result.text == "slower by 9-12 %"
-    assert DuetResult.of("t", "c", [meeting(-0.08)] * 3).text == "faster by 8 %"
+    assert result.text == "slower by 9-12 % (CPU time of a call 1 ms -> 1.1 ms)"
+    assert DuetResult.of("t", "c", [meeting(-0.08)] * 3).text.startswith("faster by 8 % (")
     both = DuetResult.of("t", "c", [meeting(0.2, waits=0.0005)] * 3)
-    assert both.text == "slower by 20 % (CPU time), slower by 50 % (waiting)"
+    assert both.text == (
+        "slower by 20 % (CPU time of a call 1 ms -> 1.2 ms), "
+        "slower by 50 % (waiting 0 s -> 500 µs in a call of 1 ms)"
+    )
 
 
 def test_a_result_tells_whether_other_processes_may_settle_it() -> None:
