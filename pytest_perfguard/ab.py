@@ -223,7 +223,7 @@ class _Comparing:
                 raise ComparisonError(f"no test of head could be collected: {path}: {error}")
             shown = shlex.join(self._wish.arguments) or "without arguments"
             raise ComparisonError(
-                f"no test was found in head by pytest {shown}: name some after --"
+                f"no test was found in head by pytest {shown}: what comes after -- selects them"
             )
         if observed.endings:
             tree = self._trees[side.label]
@@ -424,8 +424,8 @@ def _nothing_compared(apart: Sequence[Apart], idle: int = 0) -> str:
 
 _REMEDY = (
     "name the folder that the code is imported from with --path {}, or give each side an "
-    "environment that has its own code: --setup 'python -m venv .venv && .venv/bin/pip install -e "
-    ". pytest-perfguard'"
+    "environment that has its own code: --setup 'python -m venv .venv && .venv/bin/pip install -r "
+    "requirements.txt -e .'"
 )
 
 

@@ -270,8 +270,8 @@ class Session:
         for process, call in calls.items():
             other = next(one for one in self._processes if one is not process)
             came = calls.get(other)
-            instead = f"came to {came} instead" if came else "ended its test without it"
-            self._found.refuse(nodeid, call, f"{process.label} came to it, {other.label} {instead}")
+            instead = f"times {came} at that point" if came else "ends its test without it"
+            self._found.refuse(nodeid, call, f"{process.label} times it, {other.label} {instead}")
             self._send(process, "leave")
 
     # -- a call --------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ class Turnstile:
                 # Before anybody is told, the process is as it was.
                 turns.close()
                 if not isinstance(error, WireClosed | pytest.exit.Exception):
-                    text = f"{type(error).__name__}: {error}".splitlines()[0]
+                    text = f"{type(error).__name__}: {error}".splitlines()[0].removesuffix(": ")
                     self._send("raised", text=text[:_MAX_REASON])
                 raise
 

@@ -262,9 +262,9 @@ def test_both_sides_have_the_same_core_and_never_run_at_once(
         ("test_set_up_each_time work", "sets each call up or tears it down"),
         (
             "test_other_call call of base",
-            "base came to it, head came to call of head instead",
+            "base times it, head times call of head at that point",
         ),
-        ("test_lacks_a_call new", "head came to it, base ended its test without it"),
+        ("test_lacks_a_call new", "head times it, base ends its test without it"),
         ("test_fails_on_base work", "the test did not pass on base: AssertionError: not there yet"),
         ("test_raises_in_its_turn call", "head raised ValueError: used up"),
         # Which ends loops of the turnstile's own, too, if it is not told from theirs.

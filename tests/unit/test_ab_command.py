@@ -82,7 +82,7 @@ def test_the_workflow_is_what_the_command_understands() -> None:
     name, *arguments = shlex.split(os.path.expandvars(command.replace("$GITHUB_BASE_REF", "main")))
     assert name == "perfguard"
     options, after = parse(arguments)
-    assert (options.base, options.head, after) == ("origin/main", None, ["tests"])
+    assert (options.base, options.head, after) == ("origin/main", "HEAD", ["tests"])
     upload = next(step for step in steps if "upload-artifact" in step.get("uses", ""))
     written = (options.markdown, options.html, options.json)
     assert all(str(path).startswith(upload["with"]["path"]) for path in written)
