@@ -228,6 +228,18 @@ def test_wrong_usage_is_told(ab: Ab, capsys: pytest.CaptureFixture[str]) -> None
     assert "pytest refuses its arguments on the side head:" in capsys.readouterr().err
 
 
+def test_only_what_is_inside_a_revision_can_be_named_as_tests(
+    ab: Ab, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("tests/test_shop.py", "== 20", "> 0")
+    files = {path: path.read_bytes() for path in project.rglob("*.py")}
+    for given in (".", "../base", str(project), str(project.parent / "tmp")):
+        assert ab("main", f"--tests={given}") == 2
+        assert f"perfguard: --tests {given} is " in capsys.readouterr().err
+    assert ab("main", f"--tests={project / 'tests'}") == 0
+    assert {path: path.read_bytes() for path in project.rglob("*.py")} == files
+
+
 def test_a_setup_that_does_not_do_is_told(ab: Ab, capsys: pytest.CaptureFixture[str]) -> None:
     assert ab("main", "--setup=echo no such lock file; exit 7") == 3
     assert capsys.readouterr().err.endswith(
