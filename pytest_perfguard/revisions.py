@@ -229,8 +229,8 @@ def workspace(repository: Repository) -> Iterator[Path]:
     lock = FileLock(folder / workspaces.LOCK)
     watcher = None
     try:
-        lock.acquire(timeout=0)
         workspaces.write_owner(folder, repository.top)
+        lock.acquire(timeout=0)
         watcher = workspaces.start(folder)
         with _ended_by_signals():
             yield folder
@@ -247,12 +247,17 @@ def workspace(repository: Repository) -> Iterator[Path]:
 
 
 def clear_leftovers(repository: Repository) -> None:
-    """Remove what comparisons have left whose processes are gone, and their watchers with them."""
-    own = getattr(os, "getuid", int)()
-    for folder in Path(tempfile.gettempdir()).glob(f"{workspaces.PREFIX}*"):
+    """Remove what comparisons have left whose processes are gone, and their watchers with them.
+
+    Only what is proven to be of a comparison is: the name of a folder is no proof.
+    """
+    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{workspaces.PREFIX}*"):
         with suppress(OSError):
-            if folder.stat().st_uid == own and _is_abandoned(folder):
-                workspaces.remove(folder.resolve(), groups=False)
+            if not workspaces.is_workspace(folder):
+                if _is_old(folder):
+                    workspaces.remove_unmade(folder)
+            elif _is_abandoned(folder):
+                workspaces.remove(folder, groups=False)
     for worktree in workspaces.registered(repository.top):
         if not worktree.parent.exists():
             workspaces.unregister(repository.top, worktree)
@@ -261,13 +266,17 @@ def clear_leftovers(repository: Repository) -> None:
 def _is_abandoned(folder: Path) -> bool:
     lock = folder / workspaces.LOCK
     if not lock.exists():
-        # It may just be being made, or never got further.
-        return time.time() - folder.stat().st_mtime > _BEING_MADE
+        return _is_old(folder)
     try:
         with FileLock(lock, timeout=0):
             return True
     except Timeout:
         return False
+
+
+def _is_old(folder: Path) -> bool:
+    """Return whether a folder is not just being made."""
+    return time.time() - folder.lstat().st_mtime > _BEING_MADE
 
 
 @contextmanager

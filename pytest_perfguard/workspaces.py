@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -25,7 +26,9 @@ PREFIX = "perfguard-ab-"
 # In the environment of every process that is started on a side, with the workspace as its value.
 MARKER = "PERFGUARD_AB_WORKSPACE"
 LOCK = "lock"
+SIDES = ("base", "head")
 _OWNER = "owner.json"
+_MADE_BY = "perfguard ab 1"
 _GROUPS = "groups"
 _PROCESSES = Path("/proc")
 # Processes that are being killed may still start others.
@@ -34,9 +37,46 @@ _EVERY = 0.02
 
 
 def write_owner(workspace: Path, repository: Path) -> None:
-    """Note whose worktrees are in a workspace."""
-    data = {"repository": str(repository)}
+    """Note that a folder is a workspace, and whose worktrees are in it.
+
+    It is written first, since a folder without it is never removed with what is in it.
+    """
+    data = {"made_by": _MADE_BY, "repository": str(repository)}
     workspace.joinpath(_OWNER).write_text(json.dumps(data), encoding="utf-8")
+
+
+def is_workspace(folder: Path) -> bool:
+    """Return whether a folder was made for a comparison of this user's: any other is left alone."""
+    with suppress(OSError):
+        return _is_own(folder, stat.S_IFDIR) and bool(_repository(folder))
+    return False
+
+
+def remove_unmade(folder: Path) -> None:
+    """Remove what there is of a workspace whose making was cut short: an empty folder, no other."""
+    owner = folder / _OWNER
+    with suppress(OSError):
+        if _is_own(folder, stat.S_IFDIR):
+            if [*folder.iterdir()] == [owner] and not owner.lstat().st_size:
+                owner.unlink()
+            folder.rmdir()
+
+
+def _repository(workspace: Path) -> str:
+    """Return whose worktrees are in a workspace; nothing for a folder that is none."""
+    owner = workspace / _OWNER
+    with suppress(OSError, ValueError):
+        if _is_own(owner, stat.S_IFREG):
+            data = json.loads(owner.read_bytes())
+            if isinstance(data, dict) and data.get("made_by") == _MADE_BY:
+                return str(data.get("repository", ""))
+    return ""
+
+
+def _is_own(path: Path, kind: int) -> bool:
+    """Return whether a path is a file or folder of this user's, and no link to one."""
+    found = path.lstat()
+    return stat.S_IFMT(found.st_mode) == kind and found.st_uid == getattr(os, "getuid", int)()
 
 
 def note_group(workspace: Path, group: int) -> None:
@@ -113,10 +153,10 @@ def _kill_groups(workspace: Path) -> None:
 
 def _worktrees(workspace: Path) -> list[tuple[Path, Path]]:
     """Return repository and path of each worktree that is registered in a workspace."""
-    try:
-        repository = Path(json.loads(workspace.joinpath(_OWNER).read_bytes())["repository"])
-    except (OSError, ValueError, KeyError, TypeError):
+    named = _repository(workspace)
+    if not named:
         return []
+    repository = Path(named)
     return [(repository, path) for path in registered(repository) if path.parent == workspace]
 
 
@@ -128,7 +168,7 @@ def registered(repository: Path) -> list[Path]:
         for part in listed.stdout.split("\0")
         if part.startswith("worktree ")
     ]
-    return [path for path in paths if path.parent.name.startswith(PREFIX)]
+    return [path for path in paths if path.parent.name.startswith(PREFIX) and path.name in SIDES]
 
 
 def _unregister(repository: Path, worktree: Path) -> str:

@@ -155,6 +155,53 @@ def test_what_is_left_of_a_killed_one_is_removed_by_the_next(project: Path) -> N
     assert state(project) == before
 
 
+def test_what_no_comparison_has_made_is_left_alone(project: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    workspaces.write_owner(own, project)
+    own.joinpath(workspaces.LOCK).touch()
+    temporary = Path(tempfile.gettempdir())
+    temporary.joinpath(f"{workspaces.PREFIX}linked").symlink_to(own)
+    texts = (
+        "",
+        "no JSON",
+        "[]",
+        "{}",
+        '{"repository": "/"}',
+        '{"made_by": "me", "repository": "/"}',
+    )
+    for number, text in enumerate(texts):
+        folder = temporary / f"{workspaces.PREFIX}{number}"
+        folder.mkdir()
+        folder.joinpath("owner.json").write_text(text)
+        folder.joinpath("mine.txt").touch()
+    told = temporary / f"{workspaces.PREFIX}told"
+    told.mkdir()
+    workspaces.write_owner(own, project)
+    told.joinpath("owner.json").symlink_to(own / "owner.json")
+    for path in temporary.iterdir():
+        os.utime(path, (0, 0))
+    kept = sorted([*temporary.rglob("*"), *own.iterdir()])
+    with workspace(Repository(project)):
+        pass
+    assert sorted([*temporary.rglob("*"), *own.iterdir()]) == kept
+
+
+def test_what_was_hardly_made_is_removed_when_it_is_old(project: Path) -> None:
+    temporary = Path(tempfile.gettempdir())
+    for age, name in ((0, "empty"), (0, "begun"), (time.time(), "new")):
+        folder = temporary / f"{workspaces.PREFIX}{name}"
+        folder.mkdir()
+        if name == "begun":
+            folder.joinpath("owner.json").touch()
+        os.utime(folder, (age, age))
+    with workspace(Repository(project)) as work:
+        assert {path.name for path in temporary.iterdir()} == {
+            work.name,
+            f"{workspaces.PREFIX}new",
+        }
+
+
 def test_the_watcher_removes_what_a_killed_process_leaves(project: Path) -> None:
     before = state(project)
     script = (
