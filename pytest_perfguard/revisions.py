@@ -183,6 +183,7 @@ class Repository:
                 continue
             archive = subprocess.run(  # noqa: S603 - no shell
                 ["git", "-C", str(own), "archive", "--format=tar", commit],  # noqa: S607
+                env=workspaces.without_repository(os.environ),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 check=False,

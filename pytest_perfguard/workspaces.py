@@ -18,7 +18,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -190,16 +190,21 @@ def git(
     Raises:
         FileNotFoundError: if there is no git.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in _OF_A_REPOSITORY}
+    told = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", **(environment or {})}
     return subprocess.run(  # noqa: S603 - no shell
         ["git", "-C", str(folder), *arguments],  # noqa: S607 - whichever is on the path
-        env={**kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", **(environment or {})},
+        env={**without_repository(os.environ), **told},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
         errors="surrogateescape",
         check=False,
     )
+
+
+def without_repository(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which git finds the repository by the folder that it is run in."""
+    return {name: value for name, value in environment.items() if name not in _OF_A_REPOSITORY}
 
 
 # What a hook of git has in its environment, as "git rev-parse --local-env-vars" lists it.

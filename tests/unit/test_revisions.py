@@ -278,7 +278,9 @@ def test_a_repository_without_a_commit_is_told(tmp_path: Path) -> None:
         Repository(tmp_path / "empty").resolve("HEAD")
 
 
-def test_submodules_are_filled_from_what_is_here(project: Path, tmp_path: Path) -> None:
+def test_submodules_are_filled_from_what_is_here(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     git(tmp_path, "init", "-q", "library")
     library = tmp_path / "library"
     library.joinpath("lib.py").write_text("A = 1\n")
@@ -289,6 +291,8 @@ def test_submodules_are_filled_from_what_is_here(project: Path, tmp_path: Path) 
     git(project, "commit", "-qm", "with a submodule")
     before = state(project)
     repository = Repository(project)
+    # As in a hook of git.
+    monkeypatch.setenv("GIT_DIR", str(project / ".git"))
     with workspace(repository) as work:
         assert repository.add_worktree(repository.resolve("HEAD"), work / "base") == []
         assert work.joinpath("base", "vendor", "library", "lib.py").read_text() == "A = 1\n"
