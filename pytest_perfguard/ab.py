@@ -70,10 +70,12 @@ def compare_revisions(wish: Wish, folder: Path, tell: Tell = lambda *_: None) ->
     started = time.monotonic()
     repository = Repository(folder)
     base = repository.resolve(wish.base)
-    with workspace(repository) as work:
+    left: list[str] = []
+    with workspace(repository, left) as work:
         head = repository.resolve(wish.head) if wish.head else repository.head(work / "index")
         comparing = _Comparing(wish, repository, folder, work, tell)
-        return replace(comparing.run(base, head), seconds=time.monotonic() - started)
+        found = comparing.run(base, head)
+    return replace(found, notes=(*found.notes, *left), seconds=time.monotonic() - started)
 
 
 class _Comparing:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from pytest_perfguard.units import several
 _SHORT = 10
 # Seconds.
 _BEING_MADE = 60
+_WATCHER_SECONDS = 15.0
 _ENDING = ("SIGTERM", "SIGHUP")
 _IDENTITY = {
     f"GIT_{who}_{what}": value
@@ -72,16 +74,17 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         try:
-            found = workspaces.git(folder, "rev-parse", "--show-toplevel", "--show-prefix")
+            # One by one: a path may hold what would separate it from the next.
+            found = workspaces.git(folder, "rev-parse", "--show-toplevel")
+            prefix = workspaces.git(folder, "rev-parse", "--show-prefix")
         except FileNotFoundError:
             raise ComparisonError(
                 "git is not installed, or not on the path: two revisions cannot be told without it"
             ) from None
         if found.returncode:
             raise ComparisonError(_not_a_checkout(folder, found.stderr.strip()))
-        top, prefix, *_ = found.stdout.split("\n")
-        self.top = Path(top)
-        self.prefix = PurePosixPath(prefix)
+        self.top = Path(found.stdout.removesuffix("\n"))
+        self.prefix = PurePosixPath(prefix.stdout.removesuffix("\n"))
 
     def resolve(self, name: str) -> Revision:
         """Return the commit of a branch, tag or hash.
@@ -127,7 +130,8 @@ class Repository:
         changes = self.changes()
         if not changes:
             return Revision("HEAD", last)
-        own = Path(self._git("rev-parse", "--path-format=absolute", "--git-path", "index").strip())
+        told = self._git("rev-parse", "--path-format=absolute", "--git-path", "index")
+        own = Path(told.removesuffix("\n"))
         with suppress(FileNotFoundError):
             # It knows which files have not changed, so that they need not be read.
             shutil.copyfile(own, index)
@@ -223,28 +227,50 @@ def _not_a_checkout(folder: Path, said: str) -> str:
 
 
 @contextmanager
-def workspace(repository: Repository) -> Iterator[Path]:
-    """Give a temporary folder for worktrees; nothing of it is left, whatever happens inside."""
+def workspace(repository: Repository, left: list[str]) -> Iterator[Path]:
+    """Give a temporary folder for worktrees; nothing of it is left, whatever happens inside.
+
+    Args:
+        left: what could not be removed all the same is added to it, with the reason: what was found
+            is true nevertheless.
+    """
     clear_leftovers(repository)
-    folder = Path(tempfile.mkdtemp(prefix=workspaces.PREFIX)).resolve()
+    # Its name is known before it is made, so that a signal cannot come between the two.
+    name = f"{workspaces.PREFIX}{secrets.token_hex(6)}"
+    folder = Path(tempfile.gettempdir()).resolve() / name
     lock = FileLock(folder / workspaces.LOCK)
     watcher = None
-    try:
-        workspaces.write_owner(folder, repository.top)
-        lock.acquire(timeout=0)
-        watcher = workspaces.start(folder)
-        with _ended_by_signals():
+    with _ended_by_signals():
+        try:
+            folder.mkdir(mode=0o700)
+            workspaces.write_owner(folder, repository.top)
+            lock.acquire(timeout=0)
+            watcher = workspaces.start(folder)
             yield folder
-    finally:
-        with _undisturbed():
-            lock.release()
+        finally:
+            with _undisturbed():
+                lock.release()
+                left += _removed(folder, watcher)
+
+
+def _removed(folder: Path, watcher: subprocess.Popen[bytes] | None) -> list[str]:
+    """Remove a workspace; return what a reader should know of that."""
+    problems: list[str] = []
+    if watcher is not None or workspaces.is_workspace(folder):
+        try:
             problems = workspaces.remove(folder)
-            if watcher is not None:
-                watcher.communicate()
-    if problems:
-        raise ComparisonError(
-            f"not all could be removed: {'; '.join(problems)}: remove it yourself"
-        )
+        except OSError as error:
+            problems = [str(error)]
+    else:
+        workspaces.remove_unmade(folder)
+    if watcher is not None:
+        try:
+            watcher.communicate(timeout=_WATCHER_SECONDS)
+        except subprocess.TimeoutExpired:
+            # Somebody has stopped it. There is nothing left for it to do.
+            watcher.kill()
+            watcher.wait()
+    return [f"not all could be removed: {'; '.join(problems)}: remove it yourself"] * bool(problems)
 
 
 def clear_leftovers(repository: Repository) -> None:

@@ -108,15 +108,21 @@ def remove(workspace: Path, *, groups: bool = True) -> list[str]:
         What could not be removed, with the reason.
     """
     kill(workspace, groups=groups)
-    problems = [problem for tree in _worktrees(workspace) if (problem := _unregister(*tree))]
-    failed: list[str] = []
+    problems = [problem for tree in _worktrees(workspace) if (problem := unregister(*tree))]
+    return problems + _delete(workspace)
+
+
+def _delete(folder: Path) -> list[str]:
+    """Remove a folder; return why that was not possible."""
+    if folder.is_symlink() or not folder.exists():
+        return []
     # What a test has made read-only can be removed all the same once its folder is writable.
-    if workspace.exists():
-        for folder, _, _ in os.walk(workspace):
-            with suppress(OSError):
-                Path(folder).chmod(0o700)
-    shutil.rmtree(workspace, onerror=lambda _f, path, error: failed.append(f"{path}: {error[1]}"))
-    return problems + failed[:1] if workspace.exists() else problems
+    for each, _, _ in os.walk(folder):
+        with suppress(OSError):
+            Path(each).chmod(0o700)
+    failed: list[str] = []
+    shutil.rmtree(folder, onerror=lambda _f, path, error: failed.append(f"{path}: {error[1]}"))
+    return failed[:1] if folder.exists() else []
 
 
 def kill(workspace: Path, *, groups: bool = True) -> None:
@@ -171,15 +177,31 @@ def registered(repository: Path) -> list[Path]:
     return [path for path in paths if path.parent.name.startswith(PREFIX) and path.name in SIDES]
 
 
-def _unregister(repository: Path, worktree: Path) -> str:
-    # Given twice, it also removes one whose making was cut short, which is locked.
-    done = git(repository, "worktree", "remove", "--force", "--force", str(worktree))
-    return f"{worktree}: {done.stderr.strip()}" if done.returncode else ""
-
-
 def unregister(repository: Path, worktree: Path) -> str:
     """Make a repository forget a worktree and remove it; return why that was not possible."""
-    return _unregister(repository, worktree)
+    # First, since git refuses to remove one in which a test has removed or changed ".git".
+    _delete(worktree)
+    # Given twice, it also removes one whose making was cut short, which is locked.
+    done = git(repository, "worktree", "remove", "--force", "--force", str(worktree))
+    if done.returncode and not _forget(repository, worktree):
+        return f"{worktree}: {done.stderr.strip()}"
+    return ""
+
+
+def _forget(repository: Path, worktree: Path) -> bool:
+    """Remove what a repository knows of one worktree: "git worktree prune" would do so of all."""
+    found = git(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    if found.returncode:
+        return False
+    known = Path(found.stdout.removesuffix("\n"), "worktrees")
+    for place in known.glob("*/gitdir"):
+        with suppress(OSError, ValueError):
+            if Path(place.read_text(encoding="utf-8").removesuffix("\n")).parent == worktree:
+                shutil.rmtree(place.parent)
+                with suppress(OSError):
+                    known.rmdir()
+                return True
+    return False
 
 
 def git(

@@ -11,10 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_perfguard import workspaces
+from pytest_perfguard import revisions, workspaces
 from pytest_perfguard.errors import ComparisonError, RevisionError
 from pytest_perfguard.revisions import Repository, workspace
 
@@ -73,7 +74,7 @@ def test_both_states_are_checked_out_and_the_users_own_is_left_alone(project: Pa
     before = state(project)
     repository = Repository(project / "app")
     assert (repository.top, str(repository.prefix)) == (project, "app")
-    with workspace(repository) as work:
+    with workspace(repository, []) as work:
         base, head = repository.resolve("main"), repository.head(work / "index")
         assert str(head) == "the working tree (3 uncommitted files)"
         assert repository.missed(base, head) == 0
@@ -103,7 +104,7 @@ def test_a_hook_is_not_run(project: Path) -> None:
     hook.write_text(f"#!/bin/sh\ntouch {project}/hooked\n")
     hook.chmod(0o755)
     repository = Repository(project)
-    with workspace(repository) as work:
+    with workspace(repository, []) as work:
         repository.add_worktree(repository.resolve("HEAD"), work / "base")
     assert not project.joinpath("hooked").exists()
 
@@ -111,7 +112,7 @@ def test_a_hook_is_not_run(project: Path) -> None:
 def test_an_error_inside_leaves_nothing(project: Path) -> None:
     before = state(project)
     repository = Repository(project)
-    with pytest.raises(KeyError), workspace(repository) as work:  # noqa: PT012 - it ends in one
+    with pytest.raises(KeyError), workspace(repository, []) as work:  # noqa: PT012 - it ends in one
         repository.add_worktree(repository.resolve("HEAD"), work / "base")
         work.joinpath("base", "locked").mkdir(mode=0o500)
         raise KeyError
@@ -119,9 +120,95 @@ def test_an_error_inside_leaves_nothing(project: Path) -> None:
     assert state(project) == before
 
 
+def test_a_worktree_without_what_git_knows_it_by_is_forgotten_too(project: Path) -> None:
+    other = project.parent / "other"
+    git(project, "worktree", "add", "-q", "--detach", str(other))
+    missing = project.parent / "missing"
+    git(project, "worktree", "add", "-q", "--detach", str(missing))
+    shutil.rmtree(missing)
+    before = state(project)
+    repository, left = Repository(project), list[str]()
+    with workspace(repository, left) as work:
+        for label in workspaces.SIDES:
+            repository.add_worktree(repository.resolve("HEAD"), work / label)
+        work.joinpath("base", ".git").unlink()
+        git(work / "base", "init", "-q")
+        shutil.rmtree(work / "head")
+    assert not work.exists()
+    assert left == []
+    assert state(project) == before
+
+
+def test_what_cannot_be_removed_is_told_and_forgotten_by_git(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state(project)
+    repository, left, rmtree = Repository(project), list[str](), shutil.rmtree
+    with workspace(repository, left) as work:
+        repository.add_worktree(repository.resolve("HEAD"), work / "base")
+        work.joinpath("base", ".git").unlink()
+
+        def keep(path: Path, **options: Any) -> None:
+            """Stand in for files that belong to another user."""
+            if path in {work, work / "base"}:
+                options["onerror"](None, f"{path}/theirs", (None, "not permitted", None))
+            else:
+                rmtree(path, **options)
+
+        monkeypatch.setattr(shutil, "rmtree", keep)
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    (note,) = left
+    assert note.startswith(f"not all could be removed: {work}/theirs: not permitted")
+    rmtree(work, ignore_errors=True)
+    assert state(project) == before
+
+
+def test_a_watcher_that_hangs_is_not_waited_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revisions, "_WATCHER_SECONDS", 0.1)
+    started, start = list[Any](), workspaces.start
+    monkeypatch.setattr(workspaces, "start", lambda work: started.append(start(work)) or started[0])
+    with workspace(Repository(project), []) as work:
+        os.kill(started[0].pid, signal.SIGSTOP)
+    assert started[0].returncode == -signal.SIGKILL
+    assert not work.exists()
+
+
+@pytest.mark.parametrize("at", ["mkdir", "write_owner"])
+def test_a_signal_while_a_workspace_is_made_leaves_nothing(
+    project: Path, at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place: Any = Path if at == "mkdir" else workspaces
+    made = getattr(place, at)
+
+    def make(*arguments: Any, **options: Any) -> object:
+        result = made(*arguments, **options)
+        if at != "mkdir" or workspaces.PREFIX in arguments[0].name:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    monkeypatch.setattr(place, at, make)
+    with pytest.raises(KeyboardInterrupt), workspace(Repository(project), []):
+        pass
+    assert [*Path(tempfile.gettempdir()).iterdir()] == []
+
+
+def test_a_path_may_hold_anything(tmp_path: Path, project: Path) -> None:
+    odd = tmp_path / "of\ntwo lines"
+    project.rename(odd)
+    odd.joinpath("app", "core.py").write_text("VALUE = 2\n")
+    repository = Repository(odd / "app")
+    assert (repository.top, str(repository.prefix)) == (odd, "app")
+    with workspace(repository, []) as work:
+        repository.add_worktree(repository.head(work / "index"), work / "head")
+        assert work.joinpath("head", "app", "core.py").read_text() == "VALUE = 2\n"
+    assert git(odd, "worktree", "list").count("(detached") == 0
+
+
 def test_a_signal_that_ends_a_process_is_as_ctrl_c(project: Path) -> None:
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), workspace(Repository(project)):
+    with pytest.raises(KeyboardInterrupt), workspace(Repository(project), []):
         os.kill(os.getpid(), signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is handler
 
@@ -143,10 +230,10 @@ def test_what_is_left_of_a_killed_one_is_removed_by_the_next(project: Path) -> N
         stdin=subprocess.PIPE,
         env={**os.environ, workspaces.MARKER: str(left)},
     )
-    with workspace(repository) as work:
+    with workspace(repository, []) as work:
         assert [*work.parent.iterdir()] == [work]
         # One that is at work is left alone.
-        with workspace(repository) as second:
+        with workspace(repository, []) as second:
             assert work.exists()
         assert not second.exists()
     assert alive.wait(10) == -signal.SIGKILL
@@ -182,7 +269,7 @@ def test_what_no_comparison_has_made_is_left_alone(project: Path, tmp_path: Path
     for path in temporary.iterdir():
         os.utime(path, (0, 0))
     kept = sorted([*temporary.rglob("*"), *own.iterdir()])
-    with workspace(Repository(project)):
+    with workspace(Repository(project), []):
         pass
     assert sorted([*temporary.rglob("*"), *own.iterdir()]) == kept
 
@@ -195,7 +282,7 @@ def test_what_was_hardly_made_is_removed_when_it_is_old(project: Path) -> None:
         if name == "begun":
             folder.joinpath("owner.json").touch()
         os.utime(folder, (age, age))
-    with workspace(Repository(project)) as work:
+    with workspace(Repository(project), []) as work:
         assert {path.name for path in temporary.iterdir()} == {
             work.name,
             f"{workspaces.PREFIX}new",
@@ -208,7 +295,7 @@ def test_the_watcher_removes_what_a_killed_process_leaves(project: Path) -> None
         "import sys, time\nfrom pathlib import Path\n"
         "from pytest_perfguard.revisions import Repository, workspace\n"
         f"repository = Repository(Path({str(project)!r}))\n"
-        "with workspace(repository) as work:\n"
+        "with workspace(repository, []) as work:\n"
         "    repository.add_worktree(repository.resolve('HEAD'), work / 'base')\n"
         "    print(work, flush=True)\n"
         "    sys.stdin.read()\n"
@@ -293,7 +380,7 @@ def test_submodules_are_filled_from_what_is_here(
     repository = Repository(project)
     # As in a hook of git.
     monkeypatch.setenv("GIT_DIR", str(project / ".git"))
-    with workspace(repository) as work:
+    with workspace(repository, []) as work:
         assert repository.add_worktree(repository.resolve("HEAD"), work / "base") == []
         assert work.joinpath("base", "vendor", "library", "lib.py").read_text() == "A = 1\n"
         project.joinpath("vendor", "library", "lib.py").write_text("A = 2\n")
@@ -302,6 +389,6 @@ def test_submodules_are_filled_from_what_is_here(
     git(project / "vendor" / "library", "checkout", "-q", "lib.py")
     assert state(project) == before
     git(project, "submodule", "--quiet", "deinit", "-f", "vendor/library")
-    with workspace(repository) as work:
+    with workspace(repository, []) as work:
         (note,) = repository.add_worktree(repository.resolve("HEAD"), work / "base")
         assert "'git submodule update --init' first" in note
