@@ -133,8 +133,9 @@ class Repository:
         told = self._git("rev-parse", "--path-format=absolute", "--git-path", "index")
         own = Path(told.removesuffix("\n"))
         with suppress(FileNotFoundError):
-            # It knows which files have not changed, so that they need not be read.
-            shutil.copyfile(own, index)
+            # It knows which files have not changed, so that they need not be read: those that are
+            # older than it. Were its copy any younger, what was just edited could be missed.
+            shutil.copy2(own, index)
         where = {"GIT_INDEX_FILE": str(index)}
         self._git("add", "--all", "--", ":/", environment=where)
         tree = self._git("write-tree", environment=where).strip()

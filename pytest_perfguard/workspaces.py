@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple, Self
 
 PREFIX = "perfguard-ab-"
 # In the environment of every process that is started on a side, with the workspace as its value.
@@ -43,6 +44,9 @@ def write_owner(workspace: Path, repository: Path) -> None:
     """
     data = {"made_by": _MADE_BY, "repository": str(repository)}
     workspace.joinpath(_OWNER).write_text(json.dumps(data), encoding="utf-8")
+    if workspace.is_relative_to(repository):
+        # Temporary folders may be in the checkout, and this is no change of the user's.
+        workspace.joinpath(".gitignore").write_text("*\n", encoding="ascii")
 
 
 def is_workspace(folder: Path) -> bool:
@@ -80,9 +84,12 @@ def _is_own(path: Path, kind: int) -> bool:
 
 
 def note_group(workspace: Path, group: int) -> None:
-    """Note a group of processes that was started, for where environments cannot be read."""
+    """Note a group of processes by its leader, which was just started and not waited for yet."""
+    started = "-"
+    with suppress(OSError):
+        started = _Process.read(group).started
     with workspace.joinpath(_GROUPS).open("a", encoding="ascii") as file:
-        file.write(f"{group}\n")
+        file.write(f"{group} {started}\n")
 
 
 def start(workspace: Path) -> subprocess.Popen[bytes]:
@@ -101,8 +108,8 @@ def remove(workspace: Path, *, groups: bool = True) -> list[str]:
     """End what still runs in a workspace and remove it; what is gone already does not matter.
 
     Args:
-        groups: also end process groups by their numbers, where environments cannot be read;
-            those of a workspace that was left long ago may belong to others by now.
+        groups: also end processes that are known by their group or by their folder alone; the
+            groups of a workspace that was left long ago may be those of others by now.
 
     Returns:
         What could not be removed, with the reason.
@@ -132,29 +139,106 @@ def kill(workspace: Path, *, groups: bool = True) -> None:
             _kill_groups(workspace)
         return
     until = time.monotonic() + _KILLING_SECONDS
-    while (found := list(running(workspace))) and time.monotonic() < until:
+    beyond = set[int]()
+    while time.monotonic() < until:
+        found = [each for each in running(workspace, groups=groups) if each not in beyond]
+        if not found:
+            return
         for process in found:
-            with suppress(ProcessLookupError):
+            try:
                 os.kill(process, signal.SIGKILL)
+            except PermissionError:
+                beyond.add(process)
+            except ProcessLookupError:
+                pass
         time.sleep(_EVERY)
 
 
-def running(workspace: Path) -> Iterator[int]:
-    """Yield the processes that were started in a workspace, by what is in their environment."""
-    wanted = f"{MARKER}={workspace}".encode()
+def running(workspace: Path, *, groups: bool = True) -> Iterator[int]:
+    """Yield the processes that were started in a workspace.
+
+    Most are known by what is in their environment. One that has none of it, or has written over
+    it, may still be in a group that was noted, or be at work in the workspace.
+
+    Args:
+        groups: whether those count, too.
+    """
+    known = _groups(workspace) if groups else frozenset[int]()
     for entry in _PROCESSES.iterdir():
         if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            with suppress(OSError):
-                # One that has ended, and is only waited for, has none any more.
-                if wanted in entry.joinpath("environ").read_bytes().split(b"\0"):
-                    yield int(entry.name)
+            with suppress(OSError, ValueError, IndexError):
+                process = _Process.read(int(entry.name))
+                if process.is_running and (
+                    process.group in known
+                    or _is_marked(entry, workspace)
+                    or (groups and process.is_detached and _is_inside(entry, workspace))
+                ):
+                    yield process.number
+
+
+def _is_marked(process: Path, workspace: Path) -> bool:
+    with suppress(OSError):
+        wanted = f"{MARKER}={workspace}".encode()
+        return wanted in process.joinpath("environ").read_bytes().split(b"\0")
+    return False
+
+
+def _is_inside(process: Path, workspace: Path) -> bool:
+    # Of a folder that was removed the kernel says so after the path.
+    folder = str(process.joinpath("cwd").readlink()).removesuffix(" (deleted)")
+    return Path(folder).is_relative_to(workspace)
+
+
+class _Process(NamedTuple):
+    """What the kernel tells of a process.
+
+    Attributes:
+        number: its own.
+        is_running: whether it has not ended; one that has may not have been waited for.
+        group: number of its group, which is that of the process that leads it.
+        is_detached: whether it has no terminal. A shell in which somebody has a look at a workspace
+            has one; what runs on a side has none.
+        started: when it was started, since the machine was.
+    """
+
+    number: int
+    is_running: bool
+    group: int
+    is_detached: bool
+    started: str
+
+    @classmethod
+    def read(cls, number: int) -> Self:
+        """Read it.
+
+        Raises:
+            OSError: if there is no such process, or nothing of the kind here.
+        """
+        told = _PROCESSES.joinpath(str(number), "stat").read_bytes().decode("ascii", "replace")
+        # The name comes first, and may hold anything.
+        state, _, group, _, terminal, *rest = told.rpartition(")")[2].split()
+        return cls(number, state not in "ZX", int(group), terminal == "0", rest[14])
+
+
+def _groups(workspace: Path) -> frozenset[int]:
+    """Return the noted groups, but for those whose number has become that of another."""
+    found = set()
+    with suppress(OSError, ValueError):
+        for line in workspace.joinpath(_GROUPS).read_text(encoding="ascii").splitlines():
+            number, started = line.split()
+            with suppress(FileNotFoundError):
+                # A number is not given again as long as anything is left of its group.
+                if _Process.read(int(number)).started != started:
+                    continue
+            found.add(int(number))
+    return frozenset(found)
 
 
 def _kill_groups(workspace: Path) -> None:
     with suppress(OSError, ValueError):
-        for line in workspace.joinpath(_GROUPS).read_text(encoding="ascii").split():
+        for line in workspace.joinpath(_GROUPS).read_text(encoding="ascii").splitlines():
             with suppress(OSError):
-                os.killpg(int(line), signal.SIGKILL)
+                os.killpg(int(line.split()[0]), signal.SIGKILL)
 
 
 def _worktrees(workspace: Path) -> list[tuple[Path, Path]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,20 @@ def test_a_state_without_changes_is_that_of_the_last_commit(project: Path) -> No
     assert str(head) == f"HEAD ({head.commit[:10]})"
 
 
+def test_what_was_edited_just_after_a_commit_is_not_missed(project: Path) -> None:
+    """Where its size has not changed, and all was in one tick of the clock."""
+    file, index = project / "app" / "core.py", project / ".git" / "index"
+    git(project, "config", "core.trustctime", "false")
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    git(project, "update-index", "--refresh")
+    file.write_text("VALUE = 2\n")
+    for path in (file, index):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    repository = Repository(project)
+    head = repository.head(project.parent / "index")
+    assert git(project, "show", f"{head.commit}:app/core.py") == "VALUE = 2\n"
+
+
 def test_a_hook_is_not_run(project: Path) -> None:
     hook = project / ".git" / "hooks" / "post-checkout"
     hook.parent.mkdir(exist_ok=True)
@@ -167,11 +182,18 @@ def test_a_watcher_that_hangs_is_not_waited_for(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(revisions, "_WATCHER_SECONDS", 0.1)
-    started, start = list[Any](), workspaces.start
-    monkeypatch.setattr(workspaces, "start", lambda work: started.append(start(work)) or started[0])
+    start = workspaces.start
+    watchers = []
+
+    def stopped(work: Path) -> subprocess.Popen[bytes]:
+        watchers.append(start(work))
+        watchers[0].send_signal(signal.SIGSTOP)
+        return watchers[0]
+
+    monkeypatch.setattr(workspaces, "start", stopped)
     with workspace(Repository(project), []) as work:
-        os.kill(started[0].pid, signal.SIGSTOP)
-    assert started[0].returncode == -signal.SIGKILL
+        pass
+    assert watchers[0].returncode == -signal.SIGKILL
     assert not work.exists()
 
 
@@ -192,6 +214,23 @@ def test_a_signal_while_a_workspace_is_made_leaves_nothing(
     with pytest.raises(KeyboardInterrupt), workspace(Repository(project), []):
         pass
     assert [*Path(tempfile.gettempdir()).iterdir()] == []
+
+
+def test_a_temporary_folder_in_the_checkout_is_no_change_of_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(project / "app"))
+    repository = Repository(project)
+    with workspace(repository, []) as work:
+        assert repository.changes() == []
+        project.joinpath("new.py").touch()
+        head = repository.head(work / "index")
+        assert str(head) == "the working tree (1 uncommitted file)"
+        repository.add_worktree(head, work / "head")
+        found = [path.name for path in work.joinpath("head").rglob("*.py")]
+        assert sorted(found) == ["core.py", "new.py"]
+        work.joinpath("head", "other.py").touch()
+        assert "other.py" in git(work / "head", "status", "--porcelain")
 
 
 def test_a_path_may_hold_anything(tmp_path: Path, project: Path) -> None:
@@ -320,6 +359,102 @@ def test_the_watcher_removes_what_a_killed_process_leaves(project: Path) -> None
     process.stdin.close()
     assert not work.exists()
     assert state(project) == before
+
+
+# -- processes -----------------------------------------------------------------------------
+
+SLEEP = (sys.executable, "-c", "import sys, time; print('on', flush=True); time.sleep(60)")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    tmp_path.joinpath("tmp", "work", "base").mkdir(parents=True)
+    return tmp_path / "tmp" / "work"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start processes whose environment says nothing of where they belong."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*command: str, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(
+            subprocess.Popen(
+                command or SLEEP, env={}, start_new_session=True, stdout=subprocess.PIPE, **options
+            )
+        )
+        stdout = started[-1].stdout
+        assert stdout is not None
+        stdout.readline()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are told by /proc")
+
+
+@on_linux
+def test_a_process_is_ended_by_where_it_is_at_work(
+    work: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    inside, other = start(cwd=work / "base"), start(cwd=work.parent)
+    work.joinpath("base", "gone").mkdir()
+    gone = start(cwd=work / "base" / "gone")
+    work.joinpath("base", "gone").rmdir()
+    workspaces.kill(work, groups=False)
+    assert inside.poll() is gone.poll() is None
+    workspaces.kill(work)
+    assert inside.wait(10) == gone.wait(10) == -signal.SIGKILL
+    assert other.poll() is None
+
+
+@on_linux
+def test_a_shell_in_which_somebody_has_a_look_is_left_alone(work: Path) -> None:
+    import pty
+
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(work)
+        os.execv(sys.executable, SLEEP)  # noqa: S606 - in the child that has the terminal
+    os.read(terminal, 1)
+    try:
+        workspaces.kill(work)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+@on_linux
+def test_a_process_is_ended_with_its_group(
+    work: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    # The leader has gone, the one that it has started has not.
+    leader = start("/bin/sh", "-c", f"{shlex.join(SLEEP)} &")
+    workspaces.note_group(work, leader.pid)
+    leader.wait()
+    assert [*workspaces.running(work, groups=False)] == []
+    (left,) = workspaces.running(work)
+    assert os.getpgid(left) == leader.pid
+    workspaces.kill(work)
+    assert [*workspaces.running(work)] == []
+
+
+@on_linux
+def test_a_number_that_has_become_that_of_another_group_is_left_alone(
+    work: Path, start: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    other = start()
+    work.joinpath("groups").write_text(f"{other.pid} 1\n")
+    workspaces.kill(work)
+    assert other.poll() is None
 
 
 # -- what cannot be done -------------------------------------------------------------------
