@@ -70,10 +70,12 @@ def compare_revisions(wish: Wish, folder: Path, tell: Tell = lambda *_: None) ->
     started = time.monotonic()
     repository = Repository(folder)
     base = repository.resolve(wish.base)
-    with workspace(repository) as work:
+    left: list[str] = []
+    with workspace(repository, left) as work:
         head = repository.resolve(wish.head) if wish.head else repository.head(work / "index")
         comparing = _Comparing(wish, repository, folder, work, tell)
-        return replace(comparing.run(base, head), seconds=time.monotonic() - started)
+        found = comparing.run(base, head)
+    return replace(found, notes=(*found.notes, *left), seconds=time.monotonic() - started)
 
 
 class _Comparing:
@@ -95,7 +97,10 @@ class _Comparing:
         # Of both trees: what is new in head is not in base.
         self._names: set[str] = set()
         # What belongs to the tests, relative to a tree.
-        self._tests: list[PurePosixPath] = []
+        self._tests: list[PurePosixPath] = [
+            trees.named_path("--tests", each, repository.prefix, repository.top)
+            for each in wish.tests
+        ]
 
     def run(self, base: Revision, head: Revision) -> Comparison:
         self._note_history(base, head)
@@ -198,14 +203,10 @@ class _Comparing:
     def _share_tests(self, after: Observed) -> None:
         """Put head's tests into base, and keep in mind which these are."""
         base, head = self._trees["base"], self._trees["head"]
-        prefix = self._repository.prefix
-        if self._wish.tests:
-            self._tests = [prefix / PurePosixPath(path) for path in self._wish.tests]
-            for path in self._tests:
-                if not head.joinpath(path).exists():
-                    raise RevisionError(f"--tests {path}: there is no such path in head")
-        else:
-            self._tests = trees.test_paths(head, after.files, after.conftests)
+        for path in self._tests:
+            if not head.joinpath(path).exists():
+                raise RevisionError(f"--tests {path}: there is no such path in head")
+        self._tests = self._tests or trees.test_paths(head, after.files, after.conftests)
         trees.overlay(head, base, self._tests)
 
     # -- counts ------------------------------------------------------------------------------

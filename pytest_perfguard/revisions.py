@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from pytest_perfguard.units import several
 _SHORT = 10
 # Seconds.
 _BEING_MADE = 60
+_WATCHER_SECONDS = 15.0
 _ENDING = ("SIGTERM", "SIGHUP")
 _IDENTITY = {
     f"GIT_{who}_{what}": value
@@ -72,16 +74,17 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         try:
-            found = workspaces.git(folder, "rev-parse", "--show-toplevel", "--show-prefix")
+            # One by one: a path may hold what would separate it from the next.
+            found = workspaces.git(folder, "rev-parse", "--show-toplevel")
+            prefix = workspaces.git(folder, "rev-parse", "--show-prefix")
         except FileNotFoundError:
             raise ComparisonError(
                 "git is not installed, or not on the path: two revisions cannot be told without it"
             ) from None
         if found.returncode:
             raise ComparisonError(_not_a_checkout(folder, found.stderr.strip()))
-        top, prefix, *_ = found.stdout.split("\n")
-        self.top = Path(top)
-        self.prefix = PurePosixPath(prefix)
+        self.top = Path(found.stdout.removesuffix("\n"))
+        self.prefix = PurePosixPath(prefix.stdout.removesuffix("\n"))
 
     def resolve(self, name: str) -> Revision:
         """Return the commit of a branch, tag or hash.
@@ -127,10 +130,12 @@ class Repository:
         changes = self.changes()
         if not changes:
             return Revision("HEAD", last)
-        own = Path(self._git("rev-parse", "--path-format=absolute", "--git-path", "index").strip())
+        told = self._git("rev-parse", "--path-format=absolute", "--git-path", "index")
+        own = Path(told.removesuffix("\n"))
         with suppress(FileNotFoundError):
-            # It knows which files have not changed, so that they need not be read.
-            shutil.copyfile(own, index)
+            # It knows which files have not changed, so that they need not be read: those that are
+            # older than it. Were its copy any younger, what was just edited could be missed.
+            shutil.copy2(own, index)
         where = {"GIT_INDEX_FILE": str(index)}
         self._git("add", "--all", "--", ":/", environment=where)
         tree = self._git("write-tree", environment=where).strip()
@@ -183,6 +188,7 @@ class Repository:
                 continue
             archive = subprocess.run(  # noqa: S603 - no shell
                 ["git", "-C", str(own), "archive", "--format=tar", commit],  # noqa: S607
+                env=workspaces.without_repository(os.environ),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 check=False,
@@ -222,37 +228,64 @@ def _not_a_checkout(folder: Path, said: str) -> str:
 
 
 @contextmanager
-def workspace(repository: Repository) -> Iterator[Path]:
-    """Give a temporary folder for worktrees; nothing of it is left, whatever happens inside."""
+def workspace(repository: Repository, left: list[str]) -> Iterator[Path]:
+    """Give a temporary folder for worktrees; nothing of it is left, whatever happens inside.
+
+    Args:
+        left: what could not be removed all the same is added to it, with the reason: what was found
+            is true nevertheless.
+    """
     clear_leftovers(repository)
-    folder = Path(tempfile.mkdtemp(prefix=workspaces.PREFIX)).resolve()
+    # Its name is known before it is made, so that a signal cannot come between the two.
+    name = f"{workspaces.PREFIX}{secrets.token_hex(6)}"
+    folder = Path(tempfile.gettempdir()).resolve() / name
     lock = FileLock(folder / workspaces.LOCK)
     watcher = None
-    try:
-        lock.acquire(timeout=0)
-        workspaces.write_owner(folder, repository.top)
-        watcher = workspaces.start(folder)
-        with _ended_by_signals():
+    with _ended_by_signals():
+        try:
+            folder.mkdir(mode=0o700)
+            workspaces.write_owner(folder, repository.top)
+            lock.acquire(timeout=0)
+            watcher = workspaces.start(folder)
             yield folder
-    finally:
-        with _undisturbed():
-            lock.release()
+        finally:
+            with _undisturbed():
+                lock.release()
+                left += _removed(folder, watcher)
+
+
+def _removed(folder: Path, watcher: subprocess.Popen[bytes] | None) -> list[str]:
+    """Remove a workspace; return what a reader should know of that."""
+    problems: list[str] = []
+    if watcher is not None or workspaces.is_workspace(folder):
+        try:
             problems = workspaces.remove(folder)
-            if watcher is not None:
-                watcher.communicate()
-    if problems:
-        raise ComparisonError(
-            f"not all could be removed: {'; '.join(problems)}: remove it yourself"
-        )
+        except OSError as error:
+            problems = [str(error)]
+    else:
+        workspaces.remove_unmade(folder)
+    if watcher is not None:
+        try:
+            watcher.communicate(timeout=_WATCHER_SECONDS)
+        except subprocess.TimeoutExpired:
+            # Somebody has stopped it. There is nothing left for it to do.
+            watcher.kill()
+            watcher.wait()
+    return [f"not all could be removed: {'; '.join(problems)}: remove it yourself"] * bool(problems)
 
 
 def clear_leftovers(repository: Repository) -> None:
-    """Remove what comparisons have left whose processes are gone, and their watchers with them."""
-    own = getattr(os, "getuid", int)()
-    for folder in Path(tempfile.gettempdir()).glob(f"{workspaces.PREFIX}*"):
+    """Remove what comparisons have left whose processes are gone, and their watchers with them.
+
+    Only what is proven to be of a comparison is: the name of a folder is no proof.
+    """
+    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{workspaces.PREFIX}*"):
         with suppress(OSError):
-            if folder.stat().st_uid == own and _is_abandoned(folder):
-                workspaces.remove(folder.resolve(), groups=False)
+            if not workspaces.is_workspace(folder):
+                if _is_old(folder):
+                    workspaces.remove_unmade(folder)
+            elif _is_abandoned(folder):
+                workspaces.remove(folder, groups=False)
     for worktree in workspaces.registered(repository.top):
         if not worktree.parent.exists():
             workspaces.unregister(repository.top, worktree)
@@ -261,13 +294,17 @@ def clear_leftovers(repository: Repository) -> None:
 def _is_abandoned(folder: Path) -> bool:
     lock = folder / workspaces.LOCK
     if not lock.exists():
-        # It may just be being made, or never got further.
-        return time.time() - folder.stat().st_mtime > _BEING_MADE
+        return _is_old(folder)
     try:
         with FileLock(lock, timeout=0):
             return True
     except Timeout:
         return False
+
+
+def _is_old(folder: Path) -> bool:
+    """Return whether a folder is not just being made."""
+    return time.time() - folder.lstat().st_mtime > _BEING_MADE
 
 
 @contextmanager

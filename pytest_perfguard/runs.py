@@ -63,7 +63,11 @@ def source(root: Path, started: datetime) -> dict[str, str]:
 
 def _asked_of_git(root: Path) -> dict[str, str]:
     """Ask git once; nothing is known where there is none, or no repository."""
-    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    command = [
+        # Without it git would write what it learns about unchanged files into the user's index.
+        "git", "--no-optional-locks", "status", "--porcelain=v2", "--branch",
+        "--untracked-files=no",
+    ]  # fmt: skip
     try:
         done = subprocess.run(  # noqa: S603 - nothing of the user's is in it
             command,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import pytest_perfguard
 from pytest_perfguard import side_plugin, trees, workspaces
 from pytest_perfguard.errors import ComparisonError
 from pytest_perfguard.observed import Observed
-from pytest_perfguard.sides import SIDE, Side
+from pytest_perfguard.sides import SIDE, Side, environment_of
 
 _MAX_OUTPUT = 2_000
 
@@ -90,7 +91,8 @@ def with_settings(side: Side, tree: Path, after: Observed, head: Path) -> Side:
             if not after.ini.name.lstrip(".").startswith("pytest."):
                 # What else is in such a file is about the code, which has its own.
                 own = own.with_name(f"perfguard-{after.ini.name}")
-            shutil.copy2(after.ini, own)
+            place = PurePosixPath(own.relative_to(tree).as_posix())
+            trees.put(after.ini.resolve(), tree, place)
         options += ["-c", str(own)]
     return with_options(side, options)
 
@@ -101,29 +103,33 @@ def set_up(side: Side, command: str, workspace: Path) -> Side:
     Raises:
         ComparisonError: if it fails.
     """
-    process = subprocess.Popen(  # noqa: S602 - the user's own command, as a shell understands it
-        command,
-        shell=True,
-        cwd=side.folder,
-        env={**os.environ, **side.environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    )
-    workspaces.note_group(workspace, process.pid)
-    output, _ = process.communicate()
-    if process.returncode:
-        raise ComparisonError(
-            f"--setup failed on the side {side.label} (exit code {process.returncode}):\n"
-            f"{output.strip()[-_MAX_OUTPUT:]}"
+    # A file, since a pipe would have no end while something runs that it has started.
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(  # noqa: S602 - the user's own command, as a shell understands it
+            command,
+            shell=True,
+            cwd=side.folder,
+            env=environment_of(side),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
+        workspaces.note_group(workspace, process.pid)
+        if process.wait():
+            raise ComparisonError(
+                f"--setup failed on the side {side.label} (exit code {process.returncode}):\n"
+                f"{_end_of(output)}"
+            )
     for python in (".venv/bin/python", ".venv/Scripts/python.exe"):
         if (side.folder / python).exists():
             return replace(side, python=side.folder / python)
     return side
+
+
+def _end_of(output: BinaryIO) -> str:
+    output.seek(max(0, output.seek(0, os.SEEK_END) - _MAX_OUTPUT))
+    return output.read().decode("utf-8", "replace").strip()
 
 
 def ready(side: Side) -> Side:
@@ -142,7 +148,7 @@ def ready(side: Side) -> Side:
     found = subprocess.run(  # noqa: S603 - the side's own Python
         [str(side.python), "-c", _ASKS],
         cwd=side.folder,
-        env={**os.environ, **environment},
+        env=environment_of(replace(side, environment=environment)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

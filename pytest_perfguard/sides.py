@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_perfguard import workspaces
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -41,4 +43,6 @@ _NOT_PASSED_ON = frozenset(
 def environment_of(side: Side) -> dict[str, str]:
     """Return the environment of the processes of a side: this one's, and its own over it."""
     known = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED_ON}
+    # A git that a test or a setup runs is not to work on the user's own index.
+    known = workspaces.without_repository(known)
     return {**known, SIDE: side.label, **side.environment}

@@ -1,7 +1,7 @@
 """What is in the trees of two revisions: code to import, tests, and what they depend on.
 
 Pure functions of folders and paths, but for :func:`overlay`, which puts the tests of one tree into
-another.
+another, and :func:`put`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pytest_perfguard.errors import RevisionError
 
 _TEST_FOLDERS = ("tests", "test")
 _LOCK_FILES = (
@@ -158,21 +160,116 @@ def test_paths(root: Path, files: Iterable[Path], conftests: Iterable[Path]) -> 
     return sorted(path for path in found if not any(other in path.parents for other in found))
 
 
+def named_path(option: str, given: str, prefix: PurePosixPath, checkout: Path) -> PurePosixPath:
+    """Return the part of a tree that the value of an option names, relative to the tree.
+
+    Args:
+        given: relative to the folder that the comparison was asked for in, or inside the checkout.
+        prefix: that folder, below the checkout.
+        checkout: the user's.
+
+    Raises:
+        RevisionError: if it is not inside a tree, or the whole of that folder.
+    """
+    example = f"such as {option} {_TEST_FOLDERS[0]}"
+    if os.path.isabs(given):  # noqa: PTH117 - an empty value is none, and no folder either
+        named = Path(os.path.normpath(given))
+        if not named.is_relative_to(checkout):
+            # A shell may know the checkout by a link to it.
+            named = named.parent.resolve() / named.name
+        path = named.relative_to(checkout) if named.is_relative_to(checkout) else named
+    else:
+        path = Path(os.path.normpath(prefix / given))
+    part = PurePosixPath(path.as_posix())
+    if part == prefix or part in prefix.parents:
+        raise RevisionError(
+            f"{option} {given} is the whole of what is compared, code and all: name only what "
+            f"belongs to the tests, {example}"
+        )
+    if not _is_part(part):
+        raise RevisionError(
+            f"{option} {given} is nothing inside a revision: name files or folders of {checkout}, "
+            f"{example}"
+        )
+    return part
+
+
+def _is_part(path: PurePosixPath) -> bool:
+    """Return whether a path leads to something in a tree: not out of it, nor to all of it."""
+    parts = path.parts
+    if not parts or path.is_absolute() or Path(path).anchor or ".." in parts:
+        return False
+    # What tells git whose worktree it is; some file systems do not tell letters apart by case.
+    return parts[0].lower() != ".git"
+
+
 def overlay(source: Path, target: Path, paths: Iterable[PurePosixPath]) -> None:
-    """Put files and folders of one tree into another, in place of what is there."""
+    """Put files and folders of one tree into another, in place of what is there.
+
+    Raises:
+        RevisionError: if one of them is not inside a tree.
+    """
     for path in paths:
-        theirs, ours = source / path, target / path
-        if ours.is_dir() and not ours.is_symlink():
-            shutil.rmtree(ours)
-        else:
-            ours.unlink(missing_ok=True)
-        ours.parent.mkdir(parents=True, exist_ok=True)
-        if theirs.is_dir() and not theirs.is_symlink():
-            shutil.copytree(
-                theirs, ours, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
+        if _is_part(path) and _is_shared(source, target, path):
+            continue
+        theirs, top = source / path, _real(source)
+        if (real := _real(theirs)).is_relative_to(top) and real != top:
+            # A link that was copied as one would lead to what the other tree has there.
+            theirs = real
+        put(theirs, target, path)
+
+
+def put(theirs: Path, tree: Path, path: PurePosixPath) -> None:
+    """Put a file or folder into a tree, in place of what is there.
+
+    A revision may have links, and these may lead to the user's own files: nothing is ever written
+    or removed behind one.
+
+    Raises:
+        RevisionError: if the path is not inside a tree.
+    """
+    if not _is_part(path):
+        raise RevisionError(f"{path} is no part of a revision: name files or folders inside it")
+    for folder in reversed(path.parents[:-1]):
+        _make_folder(tree, folder)
+    ours = tree / path
+    if ours.is_dir() and not ours.is_symlink():
+        shutil.rmtree(ours)
+    else:
+        ours.unlink(missing_ok=True)
+    if theirs.is_dir() and not theirs.is_symlink():
+        shutil.copytree(theirs, ours, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    elif theirs.exists():
+        shutil.copy2(theirs, ours, follow_symlinks=False)
+
+
+def _make_folder(tree: Path, path: PurePosixPath) -> None:
+    """Let there be a folder, and no link to one; those above it are folders already."""
+    folder, top = tree / path, _real(tree)
+    real = _real(folder)
+    if folder.is_symlink() or not folder.is_dir():
+        folder.unlink(missing_ok=True)
+        # What is linked to inside a tree is code of its own, which it keeps.
+        if real.is_dir() and real.is_relative_to(top) and not (top / path).is_relative_to(real):
+            shutil.copytree(real, folder, symlinks=True)
+    folder.mkdir(exist_ok=True)
+
+
+def _is_shared(source: Path, target: Path, path: PurePosixPath) -> bool:
+    """Return whether a path leads both trees to one place outside of them, by the same link."""
+    for each in (*reversed(path.parents[:-1]), path):
+        theirs, ours = source / each, target / each
+        if theirs.is_symlink() or ours.is_symlink():
+            same = (
+                ours.is_symlink() and theirs.is_symlink() and theirs.readlink() == ours.readlink()
             )
-        elif theirs.exists():
-            shutil.copy2(theirs, ours, follow_symlinks=False)
+            return same and not _real(ours).is_relative_to(_real(target))
+    return False
+
+
+def _real(path: Path) -> Path:
+    # Unlike Path.resolve() it does not mind links that lead in a circle.
+    return Path(os.path.realpath(path))
 
 
 def same_settings(first: Path, second: Path) -> bool:

@@ -294,6 +294,18 @@ def test_wrong_usage_is_told(ab: Ab, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "pytest refuses its arguments on the side head:" in capsys.readouterr().err
 
 
+def test_only_what_is_inside_a_revision_can_be_named_as_tests(
+    ab: Ab, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit("tests/test_shop.py", "== 20", "> 0")
+    files = {path: path.read_bytes() for path in project.rglob("*.py")}
+    for given in (".", "../base", str(project), str(project.parent / "tmp")):
+        assert ab("main", f"--tests={given}") == 2
+        assert f"perfguard: --tests {given} is " in capsys.readouterr().err
+    assert ab("main", f"--tests={project / 'tests'}") == 0
+    assert {path: path.read_bytes() for path in project.rglob("*.py")} == files
+
+
 def test_a_setup_that_does_not_do_is_told(ab: Ab, capsys: pytest.CaptureFixture[str]) -> None:
     assert ab("main", "--setup=echo no such lock file; exit 7") == 3
     assert capsys.readouterr().err.endswith(
@@ -349,6 +361,40 @@ def test_what_is_slower_is_told_with_what_moved(
     page = out.joinpath("ab.html").read_text("utf-8")
     assert 'class="times"' in page
     assert "srcdoc=" in page
+
+
+def test_whatever_tests_do_the_result_is_told_and_nothing_is_left(
+    ab: Ab, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """They remove what git knows a worktree by, hide a process, and run in a hook of git."""
+    started, inherited = tmp_path / "started", tmp_path / "inherited"
+    with project.joinpath("tests", "test_shop.py").open("a") as file:
+        file.write(f"""
+
+def test_hostile():
+    import os, subprocess, sys
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={{}},
+        start_new_session=True)
+    with open({str(started)!r}, "a") as file:
+        file.write(f"{{other.pid}} ")
+    with open({str(inherited)!r}, "a") as file:
+        file.write(" ".join(name for name in os.environ if name.startswith("GIT_INDEX")))
+    os.unlink(".git")
+""")
+    git("commit", "-qam", "two")
+    os.utime(project / "plain.py", (1, 1))
+    monkeypatch.setenv("GIT_DIR", str(project / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(project / ".git" / "index"))
+    index = project.joinpath(".git", "index").read_bytes()
+    code = main(["ab", "main", "--", *LEAN, "tests"])
+    assert project.joinpath(".git", "index").read_bytes() == index
+    shown = capsys.readouterr()
+    assert (code, "1 test compared: 1 same" in shown.out) == (0, True), shown
+    assert inherited.read_text() == ""
+    assert not any(_runs(int(number)) for number in started.read_text().split())
+    assert len(git("worktree", "list").splitlines()) == 1
+    assert [*tmp_path.joinpath("tmp").iterdir()] == []
 
 
 def test_killed_it_leaves_nothing(project: Path, tmp_path: Path) -> None:

@@ -209,6 +209,14 @@ def test_a_run_knows_its_commit_and_branch(repository: Path) -> None:
     assert source(repository, _NOON)["dirty"] == "yes"
 
 
+def test_to_ask_for_it_does_not_write_the_index(repository: Path) -> None:
+    index = repository.joinpath(".git", "index").read_bytes()
+    # Unchanged, and yet git has to read it to know that.
+    os.utime(repository / "a.py", (1, 1))
+    assert "dirty" not in source(repository, _NOON)
+    assert repository.joinpath(".git", "index").read_bytes() == index
+
+
 def test_what_the_pipeline_says_comes_first(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from pytest_perfguard import trees
+from pytest_perfguard.errors import RevisionError
 from pytest_perfguard.trees import (
     Elsewhere,
     dependency_changes,
@@ -119,6 +120,103 @@ def test_tests_of_one_tree_take_the_place_of_those_of_another(fill: Fill) -> Non
     overlay(head, base, [PurePosixPath("tests"), PurePosixPath("conftest.py")])
     left = {p.relative_to(base).as_posix(): p.read_text() for p in base.rglob("*.py")}
     assert left == {"tests/new.py": "new", "tests/test_a.py": "head", "app.py": "base"}
+
+
+@pytest.mark.parametrize("path", [".", "", "../base", "tests/../..", ".git", ".GIT/x"])
+def test_only_a_part_of_a_tree_is_put_into_another(fill: Fill, path: str) -> None:
+    head, base = fill("head", ".git", "app.py"), fill("base", ".git", "app.py")
+    with pytest.raises(RevisionError, match="is no part of a revision"):
+        overlay(head, base, [PurePosixPath(path)])
+    assert sorted(each.name for each in base.iterdir()) == [".git", "app.py"]
+
+
+def test_a_path_of_the_checkout_itself_is_left_there(fill: Fill) -> None:
+    own = fill("own", **{"tests/test_a.py": "mine"})
+    head, base = fill("head", "app.py"), fill("base", "app.py")
+    with pytest.raises(RevisionError, match="is no part of a revision"):
+        overlay(head, base, [PurePosixPath(own / "tests")])
+    assert own.joinpath("tests", "test_a.py").read_text() == "mine"
+
+
+def test_an_option_names_a_part_of_a_tree(fill: Fill, tmp_path: Path) -> None:
+    own = fill("own", "service/tests/test_a.py")
+    linked = tmp_path / "linked"
+    linked.symlink_to(own)
+
+    def named(given: str, prefix: str = "service") -> str:
+        return str(trees.named_path("--tests", given, PurePosixPath(prefix), own))
+
+    assert named("tests") == named("./x/../tests/") == "service/tests"
+    assert named("../shared/tests") == "shared/tests"
+    assert named(f"{own}/service/tests") == named(f"{linked}/service/tests/") == "service/tests"
+    for whole in (".", "", "..", "../service", str(own), str(own / "service")):
+        with pytest.raises(
+            RevisionError, match=r"--tests .*the whole of .*, such as --tests tests"
+        ):
+            named(whole)
+    for outside in ("../..", "../../base", str(tmp_path), str(tmp_path / "other"), "../.git"):
+        with pytest.raises(
+            RevisionError, match=r"--tests .* nothing inside a revision: name files"
+        ):
+            named(outside)
+
+
+# -- links ---------------------------------------------------------------------------------
+
+
+def test_nothing_is_written_behind_a_link(fill: Fill, tmp_path: Path) -> None:
+    own = fill("own", **{"real/conftest.py": "mine", "real/old.py": "mine", "one.py": "mine"})
+    head = fill("head", **{"linked/deep/test_new.py": "head", "one.py": "head"})
+    fill("head", **{"linked/conftest.py": "head", "code/tests/test_a.py": "head"})
+    base = fill("base", **{"real/tests/test_a.py": "base", "real/core.py": "base"})
+    base.joinpath("linked").symlink_to(own / "real")
+    base.joinpath("one.py").symlink_to(own / "one.py")
+    base.joinpath("code").symlink_to("real")
+    paths = ["linked/deep/test_new.py", "linked/conftest.py", "one.py", "code/tests"]
+    overlay(head, base, map(PurePosixPath, paths))
+    assert {p.relative_to(own).as_posix(): p.read_text() for p in own.rglob("*.py")} == {
+        "real/conftest.py": "mine", "real/old.py": "mine", "one.py": "mine",
+    }  # fmt: skip
+    assert {p.relative_to(base).as_posix(): p.read_text() for p in base.rglob("*.py")} == {
+        "linked/deep/test_new.py": "head", "linked/conftest.py": "head", "one.py": "head",
+        # What it linked to inside the tree is code of base, which stays.
+        "code/tests/test_a.py": "head", "code/core.py": "base",
+        "real/tests/test_a.py": "base", "real/core.py": "base",
+    }  # fmt: skip
+    assert not any(path.is_symlink() for path in base.rglob("*"))
+
+
+def test_links_in_a_circle_are_replaced_too(fill: Fill) -> None:
+    head = fill("head", **{"up/test_a.py": "head", "loop/test_b.py": "head"})
+    base = fill("base", "app.py")
+    base.joinpath("up").symlink_to(".")
+    base.joinpath("loop").symlink_to("loop")
+    overlay(head, base, [PurePosixPath("up/test_a.py"), PurePosixPath("loop/test_b.py")])
+    assert sorted(p.relative_to(base).as_posix() for p in base.rglob("*.py")) == [
+        "app.py", "loop/test_b.py", "up/test_a.py",
+    ]  # fmt: skip
+
+
+def test_what_both_link_to_outside_of_them_is_left_as_it_is(fill: Fill) -> None:
+    own = fill("own", **{"test_a.py": "mine", "support.py": "mine"})
+    head, base = fill("head", "app.py"), fill("base", "app.py")
+    for tree in (head, base):
+        tree.joinpath("common").symlink_to(own)
+    overlay(head, base, [PurePosixPath("common/test_a.py")])
+    assert sorted(path.name for path in own.iterdir()) == ["support.py", "test_a.py"]
+    assert base.joinpath("common", "test_a.py").read_text() == "mine"
+
+
+def test_tests_that_a_link_inside_head_leads_to_are_those_of_head(fill: Fill) -> None:
+    head, base = (
+        fill("head", **{"all/test_a.py": "head"}),
+        fill("base", **{"all/test_a.py": "base"}),
+    )
+    for tree in (head, base):
+        tree.joinpath("tests").symlink_to("all")
+    overlay(head, base, [PurePosixPath("tests")])
+    assert base.joinpath("tests", "test_a.py").read_text() == "head"
+    assert base.joinpath("all", "test_a.py").read_text() == "base"
 
 
 @pytest.mark.parametrize(
