@@ -74,7 +74,11 @@ def compare_revisions(wish: Wish, folder: Path, tell: Tell = lambda *_: None) ->
     with workspace(repository, left) as work:
         head = repository.resolve(wish.head) if wish.head else repository.head(work / "index")
         comparing = _Comparing(wish, repository, folder, work, tell)
-        found = comparing.run(base, head)
+        try:
+            found = comparing.run(base, head)
+        except ComparisonError as error:
+            # They may well be the reason.
+            raise ComparisonError("\n".join([str(error), *comparing.told])) from error
     return replace(found, notes=(*found.notes, *left), seconds=time.monotonic() - started)
 
 
@@ -90,6 +94,8 @@ class _Comparing:
         self._work = work
         self._tell = tell
         self._notes: list[str] = []
+        # Those of what differs between the sides and is not compared.
+        self._differing: list[str] = []
         self._trees = {label: work / label for label in ("base", "head")}
         given = [relative(each, repository.top, folder) for each in stripped(wish.arguments)]
         self._place, arguments = without_place(given)
@@ -101,6 +107,11 @@ class _Comparing:
             trees.named_path("--tests", each, repository.prefix, repository.top)
             for each in wish.tests
         ]
+
+    @property
+    def told(self) -> list[str]:
+        """What both sides have in common that they should not, a line each."""
+        return [f"note: {note}" for note in self._differing]
 
     def run(self, base: Revision, head: Revision) -> Comparison:
         self._note_history(base, head)
@@ -134,7 +145,7 @@ class _Comparing:
         return Comparison(
             base=str(base),
             head=str(head),
-            notes=tuple(self._notes),
+            notes=(*self._notes, *self._differing),
             compared=tuple(sorted(compared, key=lambda test: test.nodeid)),
             apart=tuple(
                 sorted([*self._apart(before, after), *unsteady], key=lambda each: each.nodeid)
@@ -175,10 +186,13 @@ class _Comparing:
                 raise ComparisonError(
                     f"{label} has no folder {self._repository.prefix}: run it in one that both have"
                 )
+        for path in self._wish.paths:
+            if not any(self._inside(label).joinpath(path).is_dir() for label in self._trees):
+                raise RevisionError(f"--path {path}: neither revision has such a folder")
         changed = trees.dependency_changes(self._inside("base"), self._inside("head"))
         if changed and not self._wish.setup:
             verb = "differs" if len(changed) == 1 else "differ"
-            self._notes.append(
+            self._differing.append(
                 f"{', '.join(changed)} {verb}, and both sides run in this environment: give each "
                 "its own with --setup COMMAND"
             )
@@ -230,8 +244,7 @@ class _Comparing:
             tree = self._trees[side.label]
             files, conftests = observed.files, observed.conftests
             # All of it is head's on both sides, so it proves nothing of the code.
-            given = [self._repository.prefix / path for path in self._wish.tests]
-            shared = given or self._tests or trees.test_paths(tree, files, conftests)
+            shared = self._tests or trees.test_paths(tree, files, conftests)
             tests = [*files, *conftests, *map(tree.joinpath, shared)]
             self._prove(side.label, observed.origins, tests)
         return observed

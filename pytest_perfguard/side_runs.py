@@ -24,6 +24,8 @@ UNJUDGED = (
 )
 _WHOLE = ("--perfguard-time=off", "--maxfail=0", "--continue-on-collection-errors")  # fmt: skip
 _WRONG_USAGE, _NOTHING_COLLECTED = 4, 5
+# pytest takes a conftest.py that cannot be imported for wrong usage.
+_BROKEN_CONFTEST = "while loading conftest"
 _EVERY = 0.1
 _MAX_OUTPUT = 2_000
 
@@ -56,8 +58,10 @@ class SideRuns:
             side, folder, (), "--perfguard", f"--perfguard-json={result}",
             "--perfguard-profile=never", *UNJUDGED, *_WHOLE,
         )  # fmt: skip
-        if code == _WRONG_USAGE:
-            raise RevisionError(f"pytest refuses its arguments on the side {side.label}:\n{output}")
+        if code == _WRONG_USAGE and _BROKEN_CONFTEST not in output:
+            raise RevisionError(
+                f"pytest refuses its arguments on the side {side.label}:\n{_refusal(output)}"
+            )
         told = _told(folder)
         if not told:
             raise ComparisonError(_no_result(side, code, output))
@@ -98,10 +102,12 @@ class SideRuns:
         if chosen := [*tests]:
             # Chosen among what the arguments select, since an id may hold anything.
             folder.joinpath(side_plugin.CHOSEN).write_text(json.dumps(chosen), encoding="utf-8")
+        # Settings may ask for what has failed before: before these runs, nothing has.
+        cache = ("-o", f"cache_dir={folder / 'cache'}")
         output = folder / "output.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603 - the user's pytest
-                [str(side.python), "-m", "pytest", "-p", "no:cacheprovider", *arguments],
+                [str(side.python), "-m", "pytest", *cache, *arguments],
                 cwd=side.folder,
                 env=environment_of(with_reports(side, folder)),
                 stdin=subprocess.DEVNULL,
@@ -117,7 +123,20 @@ class SideRuns:
                     break
                 with suppress(OSError):
                     self.on_test(progress.stat().st_size)
-        return output.read_text("utf-8", "replace").strip()[-_MAX_OUTPUT:], code
+        return _end(output.read_text("utf-8", "replace").strip()), code
+
+
+def _end(output: str) -> str:
+    """Return the last lines of what was printed."""
+    kept = output[-_MAX_OUTPUT:]
+    return kept if kept == output else kept.partition("\n")[2]
+
+
+def _refusal(output: str) -> str:
+    """Return what pytest says of its arguments, without what else it prints."""
+    lines = output.splitlines()
+    errors = [line for line in lines if "error:" in line.lower() and "usage:" not in line]
+    return "\n".join(errors or lines)
 
 
 def with_reports(side: Side, folder: Path) -> Side:

@@ -291,7 +291,33 @@ def test_wrong_usage_is_told(ab: Ab, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert report.read_text("utf-8").startswith("## perfguard: ❔ No result\n\n```text\nthere is")
     assert capsys.readouterr().err.startswith("perfguard: there is no revision 'mian' here")
     assert ab("main", pytest_args=("--no-such-option",)) == 2
-    assert "pytest refuses its arguments on the side head:" in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2] == "perfguard: pytest refuses its arguments on the side head:"
+    assert lines[-1].endswith(": error: unrecognized arguments: --no-such-option")
+    assert ab("main", "--path=nowhere") == 2
+    assert "--path nowhere: neither revision has such a folder\n" in capsys.readouterr().err
+
+
+def test_a_side_that_cannot_be_run_is_told_with_what_may_be_the_reason(
+    ab: Ab, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.joinpath("tests", "conftest.py").write_text("import new_library\n")
+    project.joinpath("requirements.txt").write_text("new_library\n")
+    git("add", "-A")
+    assert ab("main") == 3
+    err = capsys.readouterr().err
+    assert "gave no result on the side head:\n" in err
+    assert "ModuleNotFoundError: No module named 'new_library'" in err
+    assert "note: requirements.txt differs, and both sides run in this environment" in err
+
+
+def test_settings_that_ask_for_earlier_failures_are_let_be(
+    ab: Ab, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.joinpath("pytest.ini").write_text("[pytest]\naddopts = --lf --sw\n")
+    git("add", "-A")
+    assert ab("main") == 0
+    assert "1 test compared: 1 same" in capsys.readouterr().out
 
 
 def test_only_what_is_inside_a_revision_can_be_named_as_tests(
@@ -352,7 +378,9 @@ def test_what_is_slower_is_told_with_what_moved(
     shown = capsys.readouterr().out
     assert "head against itself differed by up to 0.0 %" in shown
     assert (
-        "SLOWER tests/test_shop.py::test_times\n  work: slower by 30 %\n      profiled: "
+        "SLOWER tests/test_shop.py::test_times\n"
+        "  work: slower by 30 % (CPU time of a call 1 ms -> 1.3 ms)\n"
+        "      profiled: "
     ) in shown
     assert re.search(r"\n      \+[\d.]+ ms in `sum` under `slow` \(new\)\n", shown)
     assert [each["call"] for each in json.loads(out.joinpath("times.json").read_text())] == ["work"]
