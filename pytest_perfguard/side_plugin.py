@@ -25,6 +25,8 @@ PLUGIN = "pytest_perfguard.side_plugin"
 PROGRESS = "progress"
 # In the folder: node ids, if only some tests are wanted.
 CHOSEN = "chosen.json"
+# Settings may ask for what has failed before, which is nothing in a tree of its own.
+_OF_EARLIER_RUNS = ("lf", "failedfirst", "newfirst", "stepwise", "stepwise_skip")
 
 
 def described(folder: Path, trees: Sequence[Path], names: Sequence[str]) -> str:
@@ -142,6 +144,14 @@ class _Report:
 
 def _reason(report: pytest.CollectReport | pytest.TestReport) -> str:
     return in_a_line(report).removeprefix("Skipped: ")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Choose no tests by earlier runs, before anything reads these options."""
+    for name in _OF_EARLIER_RUNS:
+        if hasattr(config.option, name):
+            setattr(config.option, name, False)
 
 
 def pytest_configure(config: pytest.Config) -> None:

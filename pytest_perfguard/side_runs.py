@@ -102,12 +102,10 @@ class SideRuns:
         if chosen := [*tests]:
             # Chosen among what the arguments select, since an id may hold anything.
             folder.joinpath(side_plugin.CHOSEN).write_text(json.dumps(chosen), encoding="utf-8")
-        # Settings may ask for what has failed before: before these runs, nothing has.
-        cache = ("-o", f"cache_dir={folder / 'cache'}")
         output = folder / "output.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(  # noqa: S603 - the user's pytest
-                [str(side.python), "-m", "pytest", *cache, *arguments],
+                [str(side.python), "-m", "pytest", *arguments],
                 cwd=side.folder,
                 env=environment_of(with_reports(side, folder)),
                 stdin=subprocess.DEVNULL,
