@@ -162,10 +162,11 @@ class _Comparing:
         if base.commit == head.commit:
             self._notes.append("both sides are the same commit: whatever differs is noise")
         if missed := self._repository.missed(base, head):
+            names = shlex.join([base.name, self._wish.head or "HEAD"])
             self._notes.append(
                 f"{base.name} has {several(missed, 'commit')} that head has not, so their changes "
                 f"show the wrong way round: to leave them out, compare with "
-                f"$(git merge-base {base.name} {self._wish.head or 'HEAD'})"
+                f"$(git merge-base {names})"
             )
         changes = len(self._repository.changes()) if self._wish.head else 0
         if changes and head.commit == self._repository.resolve("HEAD").commit:

@@ -59,12 +59,14 @@ def names_under_test(roots: Iterable[Path]) -> set[str]:
 
 
 def _packages(root: Path) -> Iterable[str]:
+    # A folder without an __init__.py may be anything, but in src it is a package all the same.
+    mark = "**/*.py" if root.name == "src" else "__init__.py"
     with suppress(OSError):
         for entry in sorted(root.iterdir()):
             if entry.suffix == ".py" and entry.stem.isidentifier():
                 if not entry.stem.startswith("test_"):
                     yield entry.stem
-            elif entry.name.isidentifier() and entry.joinpath("__init__.py").is_file():
+            elif entry.name.isidentifier() and any(entry.glob(mark)):
                 yield entry.name
 
 

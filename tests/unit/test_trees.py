@@ -46,6 +46,9 @@ def test_code_is_imported_from_src_and_from_the_folder_itself(fill: Fill) -> Non
     src = fill("src-layout", "src/app/__init__.py", "conftest.py", "test_app.py")
     assert import_roots(src, ["lib", "lib"]) == [src / "lib", src / "src", src]
     assert names_under_test(import_roots(src)) == {"app"}
+    spaces = fill("namespaces", "src/acme/shop/stock.py", "scripts/run.py", "docs/index.md")
+    assert import_roots(spaces) == [spaces / "src", spaces]
+    assert names_under_test(import_roots(spaces)) == {"acme"}
 
 
 BASE, HEAD, OWN = Path("/t/base"), Path("/t/head"), Path("/home/me/app")
