@@ -402,10 +402,10 @@ class _Comparing:
     def _explained(self, sides: Mapping[str, Side], compared: list[Compared]) -> list[Compared]:
         """Profile what is slower, on both sides."""
         slow = {
-            test.nodeid: [each.call for each in test.duets if each.verdict is Verdict.SLOWER]
+            test.nodeid: [each for each in test.duets if each.verdict is Verdict.SLOWER]
             for test in compared
         }
-        tests = [nodeid for nodeid, calls in slow.items() if calls]
+        tests = [nodeid for nodeid, results in slow.items() if results]
         if not tests:
             return compared
         folders = {}
@@ -423,8 +423,8 @@ class _Comparing:
             replace(
                 test,
                 moved=tuple(
-                    what_moved(folders["base"], folders["head"], test.nodeid, call)
-                    for call in slow[test.nodeid]
+                    what_moved(folders["base"], folders["head"], result)
+                    for result in slow[test.nodeid]
                 ),
             )
             for test in compared

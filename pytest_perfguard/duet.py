@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import chain
 from statistics import fmean, median, pstdev
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pytest_perfguard.errors import DuetError
 from pytest_perfguard.meetings import Meeting
@@ -346,8 +346,11 @@ class DuetResult:
             return f"{self.verdict}: {self.reason}"
         if self.verdict is Verdict.UNDECIDED:
             return f"{self.verdict}: {self.reason}"
-        cpu = " -> ".join(show(seconds, Unit.SECONDS) for seconds in self.medians("cpu"))
-        waits = " -> ".join(show(seconds, Unit.SECONDS) for seconds in self.medians("waiting"))
+        cpu = " -> ".join(show(seconds, Unit.SECONDS) for seconds in self._cpu)
+        # Of what waits now and then, the middle one may not wait at all.
+        before = max(0.0, fmean(middle_mean(meeting.base.waiting) for meeting in self.meetings))
+        after = before + fmean(middle_mean(meeting.waits_more) for meeting in self.meetings)
+        waits = f"{show(before, Unit.SECONDS)} -> {show(max(0.0, after), Unit.SECONDS)}"
         whole = show(median(meeting.base.needed for meeting in self.meetings), Unit.SECONDS)
         changed = [
             f"{outcome.text} ({of})"
@@ -359,13 +362,20 @@ class DuetResult:
         ]
         return ", ".join(changed) or str(self.verdict)
 
-    def medians(self, kind: Literal["cpu", "waiting"]) -> tuple[float, float]:
-        """Return the seconds of a call of base and of head: of all blocks the middle one."""
-        sides = (
-            [getattr(m.base, kind) for m in self.meetings],
-            [getattr(m.head, kind) for m in self.meetings],
+    @property
+    def growth(self) -> float:
+        """How many times as long head's call takes, in time that it computes or waits."""
+        base, head = (
+            median(getattr(meeting, side).needed for meeting in self.meetings)
+            for side in ("base", "head")
         )
-        base, head = (max(0.0, median(chain.from_iterable(side))) for side in sides)
+        return float(head / base)
+
+    @property
+    def _cpu(self) -> tuple[float, float]:
+        """CPU seconds of a call of base and of head: of all blocks the middle one."""
+        base = median(chain.from_iterable(meeting.base.cpu for meeting in self.meetings))
+        head = median(chain.from_iterable(meeting.head.cpu for meeting in self.meetings))
         return base, head
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from pytest_perfguard.ab_results import Moved
+from pytest_perfguard.duet import DuetResult
 from pytest_perfguard.errors import ProfileFileError
 from pytest_perfguard.naming import safe_name
 from pytest_perfguard.profile_files import read_profile
@@ -13,19 +15,29 @@ from pytest_perfguard.reports.flamegraph import Change, differential
 from pytest_perfguard.stacks import Profile, movers
 
 _MOVERS = 3
+# How many times as much, or as little, the profiles may differ as the call does.
+_WITHIN = 2.0
+# Share of what the call grew by that a cause of it has to be.
+_FAIR_PART = 0.2
+# The profiler's frames are no more the user's than ours.
+_OURS = ("pyinstrument/", "pytest_perfguard/")
 _FILES = "*.profile.json"
 
 
-def what_moved(base: Path, head: Path, nodeid: str, call: str) -> Moved:
-    """Compare the profiles of a call.
+def what_moved(base: Path, head: Path, result: DuetResult) -> Moved:
+    """Compare the profiles of a call that is slower.
+
+    How much slower it is has been measured without a profiler, whose samples of a short call are
+    few. Profiles that show anything else than that say nothing of the cause.
 
     Args:
         base: folder with the profiles of the tests of base.
         head: the same of head.
-        call: its name, as the duet has it.
+        result: what is said of the call.
     """
+    call = result.call
     try:
-        found = [_profiles(folder / safe_name(nodeid)) for folder in (base, head)]
+        found = [_profiles(folder / safe_name(result.nodeid)) for folder in (base, head)]
     except ProfileFileError as error:
         return Moved(call, (f"no profile: {error}",))
     # Of a call that is short there may be none, and then that of its test has to do, on both sides.
@@ -35,12 +47,18 @@ def what_moved(base: Path, head: Path, nodeid: str, call: str) -> Moved:
         return Moved(call, ("no profile: none was made when the test was run once more",))
     before, after = before.per_call(), after.per_call()
     change = Change(before.total, after.total, normalised=False)
-    moved = [f"{mover}" for mover in movers(before, after, _MOVERS)]
-    return Moved(
-        call,
-        (f"profiled: {change.headline}", *(moved or ["nothing moved in the profile"])),
-        differential(before, after),
-    )
+    grown = after.total - before.total
+    # A test does other things, too, so that there is no saying by how much it should have grown.
+    most = math.inf if before.kind == "test" else _WITHIN * (result.growth - 1) * before.total
+    least = 0.0 if before.kind == "test" else (result.growth - 1) * before.total / _WITHIN
+    causes = [
+        mover.text
+        for mover in movers(before, after, _MOVERS)
+        if mover.seconds >= _FAIR_PART * grown and not mover.frame.file.startswith(_OURS)
+    ]
+    if not (least < grown < most and causes):
+        return Moved(call, ("its profiles do not show where: a call of it has too few samples",))
+    return Moved(call, (f"profiled: {change.headline}", *causes), differential(before, after))
 
 
 def _profiles(folder: Path) -> list[Profile]:

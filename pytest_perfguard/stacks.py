@@ -115,11 +115,15 @@ class Mover:
             return "new"
         return "" if self.head else "gone"
 
-    def __str__(self) -> str:
+    @property
+    def text(self) -> str:
+        """By how much it changed, and where, without a word on whether it was there at all."""
         change = f"{'+' if self.seconds >= 0 else '-'}{show(abs(self.seconds), Unit.SECONDS)}"
         under = f" under `{self.under.function}`" if self.under else ""
-        remark = f" ({self.remark})" if self.remark else ""
-        return visible(f"{change} in `{self.frame.name}`{under}{remark}")
+        return visible(f"{change} in `{self.frame.name}`{under}")
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.remark})" if self.remark else self.text
 
 
 @dataclass(frozen=True, slots=True)
