@@ -4,8 +4,8 @@ A temporary repository holds the service. A branch for each trap switches it on 
 changes nothing but comments, and must be the same in everything. Prints a table, and exits with 1
 if a trap is not told or the comments are.
 
-What is compared is the file of tests that the trap must be seen in, and all of the suite for the
-comments.
+What is compared is the file of tests that the trap must be seen in, the one test of a trap that hides
+others or has them wait, and all of the suite for the comments.
 
     python benchmarks/ab_traps.py                        # all: twenty minutes
     python benchmarks/ab_traps.py lazy_owner comments    # some
@@ -30,7 +30,7 @@ from pytest_perfguard.ab_results import Compared, Comparison
 from pytest_perfguard.errors import PerfguardError
 from pytest_perfguard.reports.ab_text import explained, text, worse
 from sample_app.core.traps import KNOWN
-from sample_app.tests.catches import CATCHES, SUITE, node_id, place_of
+from sample_app.tests.catches import APART, CATCHES, SUITE, node_id, place_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "sample_app/core/config.py"
@@ -115,7 +115,9 @@ def blamed(branch: str, shown: str) -> str:
 def compared_by(branch: str, options: argparse.Namespace) -> tuple[str, ...]:
     """Return pytest's arguments."""
     whole = options.whole or branch == COMMENTS
-    place = SUITE if whole else node_id(CATCHES[branch].test).partition("::")[0]
+    place = SUITE if whole else node_id(CATCHES[branch].test)
+    if branch not in APART:
+        place = place.partition("::")[0]
     return (place, "-k", "not test_times") if options.counts else (place,)
 
 
