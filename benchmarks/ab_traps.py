@@ -4,8 +4,8 @@ A temporary repository holds the service. A branch for each trap switches it on 
 changes nothing but comments, and must be the same in everything. Prints a table, and exits with 1
 if a trap is not told or the comments are.
 
-What is compared is the file of tests that the trap must be seen in, the one test of a trap that hides
-others or has them wait, and all of the suite for the comments.
+What is compared is the file of tests that the trap must be seen in, the one test of a trap that
+hides others or has them wait, and all of the suite for the comments.
 
     python benchmarks/ab_traps.py                        # all: twenty minutes
     python benchmarks/ab_traps.py lazy_owner comments    # some
