@@ -106,7 +106,8 @@ def explained(test: Compared, width: int = 100, same_as: str = "") -> list[str]:
         same_as: another test in which the same operations have changed, and which says why.
     """
     costlier = test.counts.costlier
-    lines = counts(test.counts.verdicts)
+    others = [verdict for verdict in test.counts.verdicts if verdict not in costlier]
+    lines = counts([*costlier, *others])
     over = [verdict.metric for verdict in costlier]
     if same_as:
         lines.append(f"  for the cause see {same_as}")

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from pytest_perfguard.ab_results import Grade, Moved, not_pinned
 from pytest_perfguard.duet import DuetResult, Verdict
+from pytest_perfguard.model import Status
 from pytest_perfguard.reports.ab_markdown import markdown
 from pytest_perfguard.reports.ab_page import histograms, page
-from pytest_perfguard.reports.ab_text import text
+from pytest_perfguard.reports.ab_text import explained, text
 from pytest_perfguard.reports.escaping import html_code
 from tests.unit.ab_builds import LAZY, apart, compared, comparison, duet
 
@@ -65,6 +67,13 @@ def test_text_names_what_is_worse_with_its_cause() -> None:
         "\n"
         "2 tests compared: 1 costlier, 1 same; 1 not comparable (12 s)\n"
     )
+
+
+def test_what_costs_more_is_told_before_what_costs_less() -> None:
+    test = compared("t", 0, 20)
+    cheaper = replace(test.counts.verdicts[0], metric="sql_errors", status=Status.IMPROVED)
+    counts = replace(test.counts, verdicts=(cheaper, *test.counts.verdicts))
+    assert explained(replace(test, counts=counts))[0].split() == ["sql_queries", "1", "->", "21"]
 
 
 def test_a_cause_that_many_tests_have_is_told_once() -> None:
