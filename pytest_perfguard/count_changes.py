@@ -66,6 +66,10 @@ def compare_counts(base: Sequence[Record], head: Sequence[Record], where: str = 
     )
 
 
+# Rounds are timed in turns instead.
+_IN_TURNS = ("http_", "time_")
+
+
 def _newly_over(base: Sequence[Record], head: Sequence[Record], where: str) -> list[Verdict]:
     """Return the budgets that head exceeds in every run, and base in none.
 
@@ -77,7 +81,10 @@ def _newly_over(base: Sequence[Record], head: Sequence[Record], where: str) -> l
     found = []
     for key, verdict in over[0].items():
         metric = METRICS[verdict.metric]
-        if metric.name.partition("_")[2] in STATISTICS or key in broken or key not in known:
+        of_rounds = (
+            metric.name.startswith(_IN_TURNS) and metric.name.partition("_")[2] in STATISTICS
+        )
+        if of_rounds or key in broken or key not in known:
             continue
         if all(key in each for each in over):
             before = known[key].value

@@ -75,8 +75,10 @@ def is_timed(record: Record) -> bool:
 
 
 def is_busy(record: Record) -> bool:
-    """Return whether anything was observed in a test."""
-    return any(tally.count for span in record.span.walk() for tally in span.tallies)
+    """Return whether anything was observed in a test, or measured for a limit of its own."""
+    return any(tally.count for span in record.span.walk() for tally in span.tallies) or any(
+        verdict.value is not None and not verdict.idle for verdict in record.verdicts
+    )
 
 
 def not_comparable(before: Observed, after: Observed) -> list[Apart]:

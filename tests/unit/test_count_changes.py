@@ -92,6 +92,9 @@ def test_a_budget_that_only_head_exceeds_is_a_cost() -> None:
     assert verdict.reason == "over its budget of 50 ms, which base keeps"
     for base, head in (([kept, broken], [broken, broken]), ([kept, kept], [broken, kept])):
         assert not compare_counts(base, head).differ
+    loaded = over(0.4, Status.OK, "load_p95"), over(2, Status.OVER, "load_p95")
+    (verdict,) = compare_counts([loaded[0]], [loaded[1]]).costlier
+    assert verdict.metric == "load_p95"
     # Rounds are timed in turns instead.
     fast, slow = over(0.01, Status.OK, "http_p95"), over(1, Status.OVER, "http_p95")
     assert not compare_counts([fast], [slow]).differ
