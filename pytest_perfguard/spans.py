@@ -332,7 +332,9 @@ class Spans:
             raise
         finally:
             span.closed = True
-            self._open.remove(span)
+            # A task may end in its own thread just when its test does, which closes what is open.
+            with suppress(ValueError):
+                self._open.remove(span)
             self._context.set(span.parent)
         frozen = self.freeze(span, seconds)
         if span.depth > MAX_DEPTH:

@@ -372,6 +372,8 @@ def test_what_is_slower_is_told_with_what_moved(
         return {result.key: result}
 
     monkeypatch.setattr(coordinator, "run_duets", run_duets)
+    # A busy machine may well stretch one profile more than the other.
+    monkeypatch.setattr("pytest_perfguard.moved._WITHIN", 100.0)
     out = tmp_path / "out"
     assert ab("main", "--aa", f"--json={out}", f"--html={out / 'ab.html'}") == 1
     assert seen == [(["base", "head"], ["tests/test_shop.py::test_times"])] * 2

@@ -13,7 +13,7 @@ from pytest_perfguard.errors import MetricError
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Moment, Site, Tally
 from pytest_perfguard.recorder import Recorder
-from pytest_perfguard.spans import MAX_CHILDREN, MAX_REQUESTS, Settings, Spans
+from pytest_perfguard.spans import MAX_CHILDREN, MAX_REQUESTS, OpenSpan, Settings, Spans
 from pytest_perfguard.stats import STATISTICS
 from tests.unit.build import tally
 
@@ -149,6 +149,32 @@ def test_spans_may_end_in_any_order(recorder: Recorder, probe: _Probe) -> None:
     assert probe.hear("a") == "inner"
     recorder.close(inner)
     assert probe.hear("b") is None
+
+
+class _EndsInItsThread:
+    """Closes a span in another thread, just when this one does."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self.ended: Thread | None = None
+
+    def opened(self, span: OpenSpan) -> None:
+        """Nothing to do."""
+
+    def closed(self, span: OpenSpan) -> None:
+        if self.ended is None:
+            self.ended = Thread(target=self._recorder.close, args=(span,))
+            self.ended.start()
+            self.ended.join()
+
+
+def test_what_is_left_open_may_end_at_the_same_time(recorder: Recorder) -> None:
+    watcher = _EndsInItsThread(recorder)
+    recorder.watchers.append(watcher)
+    recorder.open("a task", "task")
+    recorder.abandon()
+    assert watcher.ended is not None
+    assert recorder.innermost() is None
 
 
 def test_a_thread_falls_back_to_the_innermost_open_span(recorder: Recorder, probe: _Probe) -> None:
