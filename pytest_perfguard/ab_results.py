@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -218,7 +218,7 @@ class Comparison:
             "not_pinned": self.not_pinned,
             "seconds": round(self.seconds, 3),
             "tests": [test.to_dict() for test in self.compared],
-            "not_comparable": [{"nodeid": one.nodeid, "reason": one.reason} for one in self.apart],
+            "not_comparable": [asdict(each) for each in self.apart],
             "idle": list(self.idle),
         }
 

@@ -21,7 +21,6 @@ from pytest_perfguard.baselines import (
 )
 from pytest_perfguard.metrics import METRICS
 from pytest_perfguard.model import Level, Record, Status, Verdict
-from pytest_perfguard.stats import STATISTICS
 from pytest_perfguard.units import show
 
 
@@ -66,10 +65,6 @@ def compare_counts(base: Sequence[Record], head: Sequence[Record], where: str = 
     )
 
 
-# Rounds are timed in turns instead.
-_IN_TURNS = ("http_", "time_")
-
-
 def _newly_over(base: Sequence[Record], head: Sequence[Record], where: str) -> list[Verdict]:
     """Return the budgets that head exceeds in every run, and base in none.
 
@@ -81,10 +76,8 @@ def _newly_over(base: Sequence[Record], head: Sequence[Record], where: str) -> l
     found = []
     for key, verdict in over[0].items():
         metric = METRICS[verdict.metric]
-        of_rounds = (
-            metric.name.startswith(_IN_TURNS) and metric.name.partition("_")[2] in STATISTICS
-        )
-        if of_rounds or key in broken or key not in known:
+        # Rounds are timed in turns instead.
+        if metric.of_rounds or key in broken or key not in known:
             continue
         if all(key in each for each in over):
             before = known[key].value

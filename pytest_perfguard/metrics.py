@@ -57,6 +57,11 @@ class Metric:
     neutral: bool = False
 
     @property
+    def of_rounds(self) -> bool:
+        """Whether it is a time of many rounds of a request or a call, which are timed for it."""
+        return self.unit is Unit.SECONDS and self.name.startswith(("http_", "time_"))
+
+    @property
     def slack(self) -> float:
         """Share of a baseline's value by which it may be exceeded.
 

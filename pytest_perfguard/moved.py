@@ -48,16 +48,18 @@ def what_moved(base: Path, head: Path, result: DuetResult) -> Moved:
     before, after = before.per_call(), after.per_call()
     change = Change(before.total, after.total, normalised=False)
     grown = after.total - before.total
-    # A test does other things, too, so that there is no saying by how much it should have grown.
-    most = math.inf if before.kind == "test" else _WITHIN * (result.growth - 1) * before.total
-    least = 0.0 if before.kind == "test" else (result.growth - 1) * before.total / _WITHIN
+    least, most = 0.0, math.inf
+    if before.kind != "test":
+        # A test does other things, too, and there is no saying by how much these grow.
+        wanted = (result.growth - 1) * before.total
+        least, most = wanted / _WITHIN, wanted * _WITHIN
     causes = [
         mover.text
         for mover in movers(before, after, _MOVERS)
         if mover.seconds >= _FAIR_PART * grown and not mover.frame.file.startswith(_OURS)
     ]
     if not (least < grown < most and causes):
-        return Moved(call, ("its profiles do not show where: a call of it has too few samples",))
+        return Moved(call, ("profiled, but the profiles do not show where",))
     return Moved(call, (f"profiled: {change.headline}", *causes), differential(before, after))
 
 

@@ -81,6 +81,10 @@ def is_busy(record: Record) -> bool:
     )
 
 
+# Somebody has said that it does not have to pass.
+_LET_BE = ("skipped", "xfailed")
+
+
 def not_comparable(before: Observed, after: Observed) -> list[Apart]:
     """Return what cannot be compared, with the reason."""
     found = [
@@ -98,7 +102,7 @@ def not_comparable(before: Observed, after: Observed) -> list[Apart]:
         if (was is None or now is None) and nodeid.partition("::")[0] in broken:
             continue
         if reason := _reason(was, now):
-            is_lost = was == "passed" and now is not None and not now.startswith("skipped")
+            is_lost = was == "passed" and now is not None and not now.startswith(_LET_BE)
             found.append(Apart(nodeid, reason, is_lost))
         elif nodeid not in before.records or nodeid not in after.records:
             found.append(Apart(nodeid, "is not measured"))

@@ -17,10 +17,9 @@ from contextlib import suppress
 
 from pytest_perfguard.errors import DuetError
 from pytest_perfguard.guardian import Guardian
-from pytest_perfguard.sides import Side, environment_of
+from pytest_perfguard.sides import Side, end_of, environment_of
 from pytest_perfguard.wire import DESCRIPTOR, Wire
 
-_MAX_OUTPUT = 2_000
 _PATIENCE = 5.0
 _EVERY = 0.02
 
@@ -90,9 +89,7 @@ class SideProcess:
 
     def output(self) -> str:
         """Return the end of what it has printed."""
-        self._output.seek(0, os.SEEK_END)
-        self._output.seek(max(0, self._output.tell() - _MAX_OUTPUT))
-        return self._output.read().decode("utf-8", "replace").strip()
+        return end_of(self._output)
 
     def interrupt(self) -> None:
         """Ask it to clean up and end."""

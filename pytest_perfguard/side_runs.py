@@ -14,7 +14,7 @@ from pytest_perfguard import side_plugin, workspaces
 from pytest_perfguard.errors import ComparisonError, RevisionError, RunFileError
 from pytest_perfguard.observed import Observed, observed
 from pytest_perfguard.runs import read_run
-from pytest_perfguard.sides import Side, environment_of
+from pytest_perfguard.sides import Side, end_of, environment_of
 
 # The two revisions are judged by each other alone.
 UNJUDGED = (
@@ -27,7 +27,6 @@ _WRONG_USAGE, _NOTHING_COLLECTED = 4, 5
 # pytest takes a conftest.py that cannot be imported for wrong usage.
 _BROKEN_CONFTEST = "while loading conftest"
 _EVERY = 0.1
-_MAX_OUTPUT = 2_000
 
 
 @dataclass(slots=True)
@@ -121,13 +120,8 @@ class SideRuns:
                     break
                 with suppress(OSError):
                     self.on_test(progress.stat().st_size)
-        return _end(output.read_text("utf-8", "replace").strip()), code
-
-
-def _end(output: str) -> str:
-    """Return the last lines of what was printed."""
-    kept = output[-_MAX_OUTPUT:]
-    return kept if kept == output else kept.partition("\n")[2]
+        with output.open("rb") as file:
+            return end_of(file), code
 
 
 def _refusal(output: str) -> str:

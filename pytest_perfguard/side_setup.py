@@ -11,15 +11,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import pytest_perfguard
 from pytest_perfguard import side_plugin, trees, workspaces
 from pytest_perfguard.errors import ComparisonError
 from pytest_perfguard.observed import Observed
-from pytest_perfguard.sides import SIDE, Side, environment_of
-
-_MAX_OUTPUT = 2_000
+from pytest_perfguard.sides import SIDE, Side, end_of, environment_of
 
 
 def make_side(
@@ -119,17 +116,12 @@ def set_up(side: Side, command: str, workspace: Path) -> Side:
         if process.wait():
             raise ComparisonError(
                 f"--setup failed on the side {side.label} (exit code {process.returncode}):\n"
-                f"{_end_of(output)}"
+                f"{end_of(output)}"
             )
     for python in (".venv/bin/python", ".venv/Scripts/python.exe"):
         if (side.folder / python).exists():
             return replace(side, python=side.folder / python)
     return side
-
-
-def _end_of(output: BinaryIO) -> str:
-    output.seek(max(0, output.seek(0, os.SEEK_END) - _MAX_OUTPUT))
-    return output.read().decode("utf-8", "replace").strip()
 
 
 def ready(side: Side) -> Side:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pytest_perfguard import workspaces
 
@@ -25,6 +26,18 @@ class Side:
     folder: Path
     python: Path
     environment: Mapping[str, str]
+
+
+_MAX_OUTPUT = 2_000
+
+
+def end_of(output: BinaryIO) -> str:
+    """Return the last lines of what a process has printed into a file."""
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - _MAX_OUTPUT))
+    told = output.read().decode("utf-8", "replace").strip()
+    # Of the first line a part may be missing, which is better than nothing if there is no other.
+    return (size > _MAX_OUTPUT and told.partition("\n")[2]) or told
 
 
 # Which side a process is; tests may read it, to keep what both use apart.

@@ -105,8 +105,6 @@ def _ab(options: argparse.Namespace) -> int:
     )
     try:
         comparison = compare_revisions(wish, Path.cwd(), progress)
-        progress.wipe()
-        _write(comparison, options)
     except PerfguardError as error:
         progress.wipe()
         complain(error)
@@ -118,6 +116,7 @@ def _ab(options: argparse.Namespace) -> int:
         return FAULT
     finally:
         progress.wipe()
+    _write(comparison, options)
     undecided = options.undecided == "fail" and comparison.of(Grade.UNDECIDED, Grade.NOT_TIMED)
     return BREACH if comparison.fails or undecided else OK
 
@@ -143,8 +142,9 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> None:
     from pytest_perfguard.runs import write_report, write_run  # noqa: PLC0415
 
     print(text(comparison, shutil.get_terminal_size().columns), end="", flush=True)
+    summary = markdown(comparison)
     if options.markdown:
-        write_report(markdown(comparison), options.markdown)
+        write_report(summary, options.markdown)
     if options.html:
         write_report(page(comparison), options.html)
     if options.json:
@@ -159,7 +159,7 @@ def _write(comparison: Comparison, options: argparse.Namespace) -> None:
                 if moved.picture:
                     name = safe_name(f"{test.nodeid} {moved.call}")
                     write_report(moved.picture, options.json / f"{name}.svg")
-    told = append_to_summary(markdown(comparison))
+    told = append_to_summary(summary)
     if told.startswith("warning: "):
         # Nobody has asked for it, so no result is lost by it.
         complain(told)

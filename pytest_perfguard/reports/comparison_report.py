@@ -17,7 +17,6 @@ _OPERATIONS = 8
 _TIMES = 5
 # Seconds: a shorter time that was taken once says nothing.
 _SHORT = 1e-3
-_MANY_ROUNDS = ("http_", "time_")
 
 
 def text(comparison: RunComparison, *, width: int = 100) -> str:
@@ -108,7 +107,8 @@ def _most_moved(comparison: RunComparison) -> list[tuple[str, Change]]:
 
 
 def _is_notable(change: Change) -> bool:
-    if METRICS[change.metric].unit is not Unit.SECONDS or change.metric.startswith(_MANY_ROUNDS):
+    metric = METRICS[change.metric]
+    if metric.unit is not Unit.SECONDS or metric.of_rounds:
         return True
     return max(change.before or 0, change.after or 0) >= _SHORT
 

@@ -12,6 +12,7 @@ import yaml
 
 from pytest_perfguard import cli
 from pytest_perfguard.commands.ab import _how_far, split
+from tests.unit.ab_builds import compared, comparison
 
 WORKFLOW = Path(__file__).parents[2] / "docs" / "ab-workflow.yml"
 
@@ -86,3 +87,18 @@ def test_the_workflow_is_what_the_command_understands() -> None:
     upload = next(step for step in steps if "upload-artifact" in step.get("uses", ""))
     written = (options.markdown, options.html, options.json)
     assert all(str(path).startswith(upload["with"]["path"]) for path in written)
+
+
+def test_a_result_that_cannot_be_written_is_one_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = comparison(compared("test_a.py::test_it", 0, 20))
+    monkeypatch.setattr("pytest_perfguard.ab.compare_revisions", lambda *_: found)
+    summary, report = tmp_path / "summary.md", tmp_path / "ab.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert cli.main(["ab", "main", f"--markdown={report}", f"--html={tmp_path}"]) == 3
+    told = capsys.readouterr()
+    assert "1 test compared: 1 costlier" in told.out
+    assert str(tmp_path) in told.err
+    assert report.read_text("utf-8").startswith("## perfguard: ❌ Costlier or slower\n")
+    assert not summary.exists()

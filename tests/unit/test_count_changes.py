@@ -96,5 +96,6 @@ def test_a_budget_that_only_head_exceeds_is_a_cost() -> None:
     (verdict,) = compare_counts([loaded[0]], [loaded[1]]).costlier
     assert verdict.metric == "load_p95"
     # Rounds are timed in turns instead.
-    fast, slow = over(0.01, Status.OK, "http_p95"), over(1, Status.OVER, "http_p95")
-    assert not compare_counts([fast], [slow]).differ
+    for metric in ("http_p95", "time_cpu", "http_waiting"):
+        fast, slow = over(0.01, Status.OK, metric), over(1, Status.OVER, metric)
+        assert not compare_counts([fast], [slow]).differ
